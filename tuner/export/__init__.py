@@ -1,0 +1,1 @@
+"""From a confirmed trial to what people deploy: Helm values, manifest, launch command."""

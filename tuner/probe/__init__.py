@@ -1,0 +1,1 @@
+"""The load probe: workload, arrivals, streaming client, search for the capacity, measurement."""

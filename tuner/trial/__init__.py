@@ -1,0 +1,1 @@
+"""One trial as one self-contained process: TrialSpec in, TrialResult out."""

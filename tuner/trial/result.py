@@ -1,0 +1,129 @@
+"""`TrialResult`: what one trial leaves behind, as one JSON document (schema_version 1).
+
+Knows nothing of studies or clusters. Python 3.10, standard library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from tuner.probe.measurement import Level, Measurement
+
+SCHEMA_VERSION = 1
+
+State = Literal["measured", "infeasible", "pruned", "failed", "invalid"]
+FailureClass = Literal["configuration", "infrastructure", "measurement"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a trial has no figures.
+
+    `failure_class` decides what happens next (never tried again, retried elsewhere, repeated once); `kind` is a short
+    stable word (`bad_flag`, `oom_weights`, `oom_kv`, `oom_runtime`, `hang`, `crash`, `not_ready`, `client_bound`, ...);
+    `recognised` is False for a crash whose log matches nothing known. The log tail is the engine's, without prompts.
+    """
+
+    failure_class: FailureClass
+    kind: str
+    message: str
+    log_tail: str = ""
+    recognised: bool = True
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "class": self.failure_class,
+            "kind": self.kind,
+            "message": self.message,
+            "log_tail": self.log_tail,
+            "recognised": self.recognised,
+        }
+
+    @classmethod
+    def from_json(cls, doc: Mapping[str, Any]) -> Failure:
+        return cls(doc["class"], doc["kind"], doc["message"], doc.get("log_tail", ""), doc.get("recognised", True))
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """The outcome of one trial. From an external command the first five fields suffice.
+
+    `capacity_req_per_s` and what follows are None unless `state` is `measured`; `bound_req_per_s` is an upper bound of
+    the capacity for `pruned` and `infeasible`. `ttft_p95_s` of an infeasible trial is its nearest miss. `start_up_s`
+    is process start to first generated token; `gpu_seconds` is GPUs held x wall time. `effective` is what the engine
+    says it runs with; `client` describes the load client's own health.
+    """
+
+    id: str
+    state: State
+    capacity_req_per_s: float | None = None
+    ttft_p95_s: float | None = None
+    output_tokens_per_s: float | None = None
+    bound_req_per_s: float | None = None
+    failure: Failure | None = None
+    levels: tuple[Level, ...] = ()
+    measurement: Measurement | None = None
+    effective: Mapping[str, Any] = field(default_factory=dict)
+    start_up_s: float | None = None
+    gpu_seconds: float = 0.0
+    node: str = ""
+    image_digest: str = ""
+    client: Mapping[str, Any] = field(default_factory=dict)
+    simulated: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "id": self.id,
+            "state": self.state,
+            "capacity_req_per_s": self.capacity_req_per_s,
+            "ttft_p95_s": self.ttft_p95_s,
+            "output_tokens_per_s": self.output_tokens_per_s,
+            "bound_req_per_s": self.bound_req_per_s,
+            "failure": self.failure.as_json() if self.failure else None,
+            "levels": [asdict(level) for level in self.levels],
+            "measurement": self.measurement.as_json() if self.measurement else None,
+            "effective": dict(self.effective),
+            "start_up_s": self.start_up_s,
+            "gpu_seconds": self.gpu_seconds,
+            "node": self.node,
+            "image_digest": self.image_digest,
+            "client": dict(self.client),
+            "simulated": self.simulated,
+            "versions": dict(self.versions),
+        }
+
+    @classmethod
+    def from_json(cls, doc: Mapping[str, Any]) -> TrialResult:
+        """Read a result, also a sparse one written by a user's command. Unknown keys are ignored.
+
+        Raises:
+            ValueError: a missing id, an unknown state, figures that are not finite numbers, or a measured trial
+                without its figures.
+        """
+        state = doc.get("state")
+        if not isinstance(doc.get("id"), str) or state not in get_args(State):
+            raise ValueError(f"a TrialResult needs an `id` and a `state` of {', '.join(get_args(State))}")
+        for key in ("capacity_req_per_s", "ttft_p95_s", "output_tokens_per_s", "bound_req_per_s"):
+            _check_figure(key, doc.get(key), needed=state == "measured" and key != "bound_req_per_s")
+        fields = {k: doc[k] for k in cls.__dataclass_fields__ if doc.get(k) is not None}
+        if doc.get("failure"):
+            fields["failure"] = Failure.from_json(doc["failure"])
+        elif state in ("failed", "invalid"):
+            fields["failure"] = Failure("configuration" if state == "failed" else "measurement", "unspecified", "")
+        fields["levels"] = tuple(Level(**level) for level in doc.get("levels") or ())
+        if doc.get("measurement"):
+            fields["measurement"] = Measurement.from_json(doc["measurement"])
+        return cls(**fields)
+
+
+def _check_figure(key: str, value: Any, *, needed: bool) -> None:
+    if value is None and not needed:
+        return
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value < 0:
+        raise ValueError(f"TrialResult.{key} must be a finite number >= 0, not {value!r}")
