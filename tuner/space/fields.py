@@ -1,0 +1,55 @@
+"""The field types of a space file: strict models, durations, numbers, shares. Knows no section of the file."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+_DURATION = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(s|m|min|h|d)\s*$")
+_UNIT_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Model(BaseModel):
+    """Strict: unknown keys are errors, numbers are numbers, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def read_seconds(value: Any) -> Any:
+    """Seconds from a number or from text such as `20m`; anything else is left for the type check."""
+    if isinstance(value, str):
+        match = _DURATION.match(value)
+        if not match:
+            raise ValueError("a duration is a number of seconds or text such as 90s, 20m, 24h, 2d")
+        return float(match[1]) * _UNIT_S[match[2]]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def read_number(value: Any) -> Any:
+    """Accept an integer where a float is meant; strict mode would not."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def increasing(pair: list[Any]) -> list[Any]:
+    """Refuse a range that runs backwards."""
+    if pair[0] > pair[1]:
+        raise ValueError(f"the lower end {pair[0]} is above the upper end {pair[1]}")
+    return pair
+
+
+Seconds = Annotated[
+    float,
+    BeforeValidator(read_seconds, json_schema_input_type=float | str),
+    Field(gt=0, description="seconds, or text such as 90s, 20m, 24h"),
+]
+Positive = Annotated[float, BeforeValidator(read_number), Field(gt=0)]
+NotNegative = Annotated[float, BeforeValidator(read_number), Field(ge=0)]
+Share = Annotated[float, BeforeValidator(read_number), Field(ge=0, lt=1)]
+Tokens = Annotated[int, Field(ge=1, le=10_000_000)]
+Text = Annotated[str, Field(min_length=1, max_length=4000)]
+FlagValue = bool | int | float | str
+Flags = dict[str, FlagValue]
+Env = dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str]

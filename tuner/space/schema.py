@@ -1,0 +1,381 @@
+"""The shape of a space file as pydantic models: types, ranges, unknown keys. Meaning is checked in `tuner.space.load`.
+
+The JSON Schema in `search_spaces/space.schema.json` is generated from these models.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from tuner.space.fields import (
+    NAME,
+    Env,
+    Flags,
+    FlagValue,
+    Model,
+    NotNegative,
+    Positive,
+    Seconds,
+    Share,
+    Text,
+    Tokens,
+    increasing,
+    read_number,
+)
+
+_Int = int  # the fields below are called `int` and `float`, as users write them
+_Float = float
+
+
+# --- pools
+
+
+class Engine(Model):
+    """Which serving engine, and which release of it: the release decides how flags are spelt."""
+
+    kind: Literal["sglang"] = "sglang"
+    version: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)+([.a-z0-9]+)?$")]
+    command: list[Text] = Field(default_factory=list, description="program to start instead of sglang's own")
+
+
+class Autoscale(Model):
+    """The pool may scale from zero: an unschedulable trial waits this long."""
+
+    wait: Seconds
+
+
+class Volume(Model):
+    """Where files live: a PersistentVolumeClaim or a folder of the node."""
+
+    pvc: Text | None = None
+    host_path: Text | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Volume:
+        if (self.pvc is None) == (self.host_path is None):
+            raise ValueError("give exactly one of pvc and host_path")
+        return self
+
+
+class Pool(Model):
+    """One kind of node, its price, and what every trial on it needs."""
+
+    accelerator: Text
+    engine: Engine
+    image: Text
+    usd_per_gpu_hour: Positive
+    exclusive: bool = True
+    autoscale: Autoscale | None = None
+    gpus_per_node: Annotated[int, Field(ge=1, le=64)] = 8
+    max_nodes: Annotated[int, Field(ge=1, le=1000)] = 1
+    billing: Literal["node", "gpu"] = "node"
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: list[dict[str, Any]] = Field(default_factory=list)
+    image_pull_secrets: list[Text] = Field(default_factory=list)
+    priority_class: Text | None = None
+    model_cache: Volume | None = None
+    compile_cache: Volume | None = None
+    pod_patch: dict[str, Any] = Field(default_factory=dict)
+    env: Env = Field(default_factory=dict)
+    args: Flags = Field(default_factory=dict)
+
+
+# --- workload and objective
+
+
+class Uniform(Model):
+    """Every length between the two ends, equally often."""
+
+    uniform: Annotated[list[Tokens], Field(min_length=2, max_length=2), AfterValidator(increasing)]
+
+
+class LognormalShape(Model):
+    """Median in tokens, standard deviation of the logarithm, and the ends it is clipped to."""
+
+    median: Tokens
+    sigma: Annotated[float, BeforeValidator(read_number), Field(gt=0, le=3)]
+    min: Tokens = 1
+    max: Tokens
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LognormalShape:
+        if not self.min <= self.median <= self.max:
+            raise ValueError("min <= median <= max must hold")
+        return self
+
+
+class Lognormal(Model):
+    """Lengths whose logarithm is normal."""
+
+    lognormal: LognormalShape
+
+
+def _length_kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return "lognormal" if "lognormal" in value else "uniform"
+    return getattr(value, "kind_tag", "number") if not isinstance(value, (Uniform, Lognormal)) else _model_kind(value)
+
+
+def _model_kind(value: Uniform | Lognormal) -> str:
+    return "uniform" if isinstance(value, Uniform) else "lognormal"
+
+
+LengthSpec = Annotated[
+    Annotated[Tokens, Tag("number")] | Annotated[Uniform, Tag("uniform")] | Annotated[Lognormal, Tag("lognormal")],
+    Discriminator(_length_kind),
+]
+
+
+class SamplingSpec(Model):
+    """How answers are drawn."""
+
+    temperature: Annotated[float, BeforeValidator(read_number), Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, BeforeValidator(read_number), Field(gt=0, le=1)] = 0.95
+    ignore_eos: bool = True
+    thinking: bool = True
+
+
+class Prompts(Model):
+    """Where prompts come from: the corpus that ships with the tuner."""
+
+    corpus: Literal["builtin"] = "builtin"
+
+
+class WorkloadSpec(Model):
+    """The traffic to tune for."""
+
+    input_tokens: LengthSpec
+    output_tokens: LengthSpec
+    cached_fraction: Share = 0.0
+    prefix_groups: Annotated[int, Field(ge=1, le=10_000)] = 32
+    arrivals: Literal["poisson", "constant"] = "poisson"
+    endpoint: Literal["chat", "completions"] = "chat"
+    sampling: SamplingSpec = Field(default_factory=SamplingSpec)
+    prompts: Prompts = Field(default_factory=Prompts)
+
+
+class TokenWeights(Model):
+    """What counts as a token paid for."""
+
+    output: NotNegative = 1.0
+    input: NotNegative = 0.0
+    cached_input: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _something(self) -> TokenWeights:
+        if self.output + self.input + self.cached_input <= 0:
+            raise ValueError("at least one weight must be above 0")
+        return self
+
+
+class SubjectTo(Model):
+    """Limits that must hold; times from the scheduled send."""
+
+    ttft_p95_s: Positive | None = None
+    tpot_p95_ms: Positive | None = None
+    e2e_p95_s: Positive | None = None
+    error_rate: Annotated[float, BeforeValidator(read_number), Field(ge=0, lt=1)] = 0.005
+
+    @model_validator(mode="after")
+    def _one_latency(self) -> SubjectTo:
+        if self.ttft_p95_s is None and self.tpot_p95_ms is None and self.e2e_p95_s is None:
+            raise ValueError("give at least one latency limit: ttft_p95_s, tpot_p95_ms or e2e_p95_s")
+        return self
+
+
+class Objective(Model):
+    """What is minimised, subject to which limits."""
+
+    minimize: Literal["usd_per_million_output_tokens"] = "usd_per_million_output_tokens"
+    token_weights: TokenWeights = Field(default_factory=TokenWeights)
+    subject_to: SubjectTo
+    guard: Annotated[float, BeforeValidator(read_number), Field(ge=0, lt=0.5)] = 0.05
+
+
+# --- the space itself
+
+
+class LayoutSpec(Model):
+    """Layouts to enumerate; `ep` may name `tp`. GPUs of a trial = tp x dp must be one of `gpus`."""
+
+    tp: list[Annotated[int, Field(ge=1, le=64)]] = Field(min_length=1)
+    dp: list[Annotated[int, Field(ge=1, le=64)]] = Field(default=[1], min_length=1)
+    attn_dp: list[Annotated[int, Field(ge=1, le=64)]] = Field(default=[1], min_length=1)
+    ep: list[Annotated[int, Field(ge=1, le=256)] | Literal["tp"]] = Field(default=[1], min_length=1)
+    gpus: Annotated[int, Field(ge=1, le=64)] | list[Annotated[int, Field(ge=1, le=64)]] = 8
+
+
+def _no_repeats(values: list[Any]) -> list[Any]:
+    for i, value in enumerate(values):
+        if any(value == other and type(value) is type(other) for other in values[:i]):
+            raise ValueError(f"the value {value!r} stands twice")
+    return values
+
+
+class ValuesSpec(Model):
+    """A list of values."""
+
+    values: Annotated[list[FlagValue], Field(min_length=1, max_length=1000), AfterValidator(_no_repeats)]
+
+
+class IntSpec(Model):
+    """Whole numbers from a to b, every `step` or every doubling (`log`)."""
+
+    int: Annotated[list[_Int], Field(min_length=2, max_length=2), AfterValidator(increasing)]
+    step: Annotated[_Int, Field(ge=1)] = 1
+    log: bool = False
+
+
+class FloatSpec(Model):
+    """Numbers from a to b, every `step` or every doubling (`log`)."""
+
+    float: Annotated[
+        list[Annotated[_Float, BeforeValidator(read_number)]],
+        Field(min_length=2, max_length=2),
+        AfterValidator(increasing),
+    ]
+    step: Positive | None = None
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _stepped(self) -> FloatSpec:
+        if (self.step is None) != self.log:
+            raise ValueError("give `step`, or `log: true` for doublings, not both")
+        if self.log and self.float[0] <= 0:
+            raise ValueError("a `log` range starts above 0")
+        return self
+
+
+def _numeric_kind(value: Any) -> str:
+    keys = value if isinstance(value, dict) else type(value).model_fields if isinstance(value, BaseModel) else ()
+    for kind in ("values", "int", "float", "choice"):
+        if kind in keys:
+            return kind
+    return "values" if isinstance(value, dict) else "scalar"
+
+
+Numeric = Annotated[ValuesSpec, Tag("values")] | Annotated[IntSpec, Tag("int")] | Annotated[FloatSpec, Tag("float")]
+ParamSpec = Annotated[Numeric | Annotated[FlagValue, Tag("scalar")], Discriminator(_numeric_kind)]
+
+
+class Bundle(Model):
+    """What one choice means: checkpoint, flags, environment, image; and parameters that exist only inside it."""
+
+    model: Text | None = None
+    precision: Literal["bf16", "fp8", "mxfp4", "nvfp4"] | None = None
+    pools: list[str] | None = Field(default=None, min_length=1)
+    engine_version: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)+([.a-z0-9]+)?$")] | None = None
+    image: Text | None = None
+    params: dict[str, ParamSpec] = Field(default_factory=dict)
+    args: Flags = Field(default_factory=dict)
+    env: Env = Field(default_factory=dict)
+
+
+class ChoiceSpec(Model):
+    """Named bundles, one of which is taken."""
+
+    choice: dict[str, Bundle] = Field(min_length=1)
+
+
+DimensionSpec = Annotated[
+    Numeric | Annotated[ChoiceSpec, Tag("choice")] | Annotated[FlagValue, Tag("scalar")], Discriminator(_numeric_kind)
+]
+
+
+class SpaceSection(BaseModel):
+    """The layouts, and every other dimension by its name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[str, DimensionSpec]
+
+    layout: LayoutSpec
+
+
+# --- rules, seeds, budget
+
+
+class Rule(Model):
+    """What crosses bundles: `forbid` rejects a point before anything is deployed, `warn` marks it."""
+
+    id: Annotated[str, Field(pattern=NAME, max_length=60)]
+    forbid: Text | None = None
+    warn: Text | None = None
+    engine: Annotated[str, Field(description="versions it holds for, such as >=0.5.14,<0.5.17")] | None = None
+    why: Text
+    source: Text | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Rule:
+        if (self.forbid is None) == (self.warn is None):
+            raise ValueError("give exactly one of forbid and warn")
+        return self
+
+
+class BudgetSpec(Model):
+    """What the search may use; whichever ends first, summed over resumes."""
+
+    trials: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    wall: Seconds | None = None
+    gpu_hours: Positive | None = None
+    usd: Positive | None = None
+
+
+class ConfirmSpec(Model):
+    """How the best are measured again before one is called the winner."""
+
+    top: Annotated[int, Field(ge=0, le=20)] = 3
+    repeats: Annotated[int, Field(ge=1, le=10)] = 2
+    minutes: Positive = 10.0
+    different_nodes: bool = True
+
+
+class ModelSpec(Model):
+    """What the engine model knows of the served model: a catalogue name, or the path of a config.json."""
+
+    architecture: Text
+
+
+class SpaceFile(Model):
+    """A whole space file."""
+
+    version: Literal[1]
+    name: Annotated[str, Field(pattern=NAME, max_length=20)]
+    model: ModelSpec
+    pools: dict[Annotated[str, Field(pattern=NAME, max_length=20)], Pool] = Field(min_length=1)
+    workload: WorkloadSpec
+    objective: Objective
+    space: SpaceSection
+    rules: list[Rule] = Field(default_factory=list)
+    seeds: dict[Annotated[str, Field(pattern=NAME, max_length=40)], dict[str, Any]] = Field(default_factory=dict)
+    budget: BudgetSpec = Field(default_factory=BudgetSpec)
+    confirm: ConfirmSpec = Field(default_factory=ConfirmSpec)
+
+
+def expand(spec: ValuesSpec | IntSpec | FloatSpec | FlagValue) -> tuple[FlagValue, ...]:
+    """All values of a numeric dimension, in order; a scalar is one value."""
+    if isinstance(spec, ValuesSpec):
+        return tuple(spec.values)
+    if isinstance(spec, IntSpec):
+        low, high = spec.int
+        if spec.log:
+            return tuple(_doublings(low, high))
+        return tuple(range(low, high + 1, spec.step))
+    if isinstance(spec, FloatSpec):
+        low_f, high_f = spec.float
+        if spec.step is None:
+            return tuple(_doublings(low_f, high_f))
+        count = math.floor((high_f - low_f) / spec.step + 1e-9) + 1
+        return tuple(round(low_f + i * spec.step, 10) for i in range(count))
+    return (spec,)
+
+
+def _doublings(low: float, high: float) -> list[Any]:
+    out = []
+    value = low
+    while value <= high and value > 0:
+        out.append(value)
+        value *= 2
+    return out
