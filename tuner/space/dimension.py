@@ -29,9 +29,6 @@ class Template:
         derived = {k: parse_embedded(v) for k, v in flags.items() if is_expression(v)}
         return cls({k: v for k, v in flags.items() if k not in derived}, derived)
 
-    def evaluate(self, names: Mapping[str, Any]) -> dict[str, Scalar]:
-        return {**self.constants, **{k: e(names) for k, e in self.expressions.items()}}
-
 
 @dataclass(frozen=True)
 class Dimension:

@@ -1,11 +1,13 @@
 """YAML text -> plain data, with the place of every key and value. Knows nothing of what the data means.
 
 Scalars are read by the YAML 1.2 core schema, so the traps of 1.1 cannot bite: `off`, `no`, `yes`, `on` are strings,
-`1e-3` is a number, `12:30:00` is a string. Duplicate keys, custom tags and keys that are not strings are refused.
+`1e-3` is a number, `12:30:00` is a string. Refused: duplicate keys, custom tags, keys that are not text, leading zeros,
+integers beyond 64 bits, numbers that are not finite, and files that multiply themselves or nest without end.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -16,8 +18,12 @@ import yaml
 
 from tuner.errors import Problem, SpaceError
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 18  # 50 times a shipped space; pure-Python YAML reads about 100 KB/s
 MAX_NODES = 50_000  # aliases included: a file that multiplies itself is refused, not expanded
+MAX_DEPTH = 40
+_TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
+_MAX_INTEGER = 1 << 63
+_TAG = "tag:yaml.org,2002:"
 
 Path_ = tuple[Hashable, ...]
 
@@ -35,7 +41,18 @@ _CORE = (
 
 
 class _CoreLoader(yaml.SafeLoader):
-    """Resolves plain scalars by the core schema of YAML 1.2 instead of PyYAML's 1.1."""
+    """Resolves plain scalars by the core schema of YAML 1.2 instead of PyYAML's 1.1; PyYAML recurses, so depth ends."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call] # missing in types-pyyaml
+            raise yaml.composer.ComposerError(None, None, _TOO_DEEP, mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 _CoreLoader.yaml_implicit_resolvers = {}
@@ -63,9 +80,13 @@ class Document:
         return self.marks.get((), (1, 1))
 
     def problem(self, path: Path_, message: str, *, key: bool = False) -> Problem:
-        line, column = self.place(path, key=key)
+        return self.problem_at(self.place(path, key=key), path, message)
+
+    def problem_at(self, place: tuple[int, int], path: Path_, message: str) -> Problem:
+        """A problem of `path` told at another place than its own; always one line, whatever the file holds."""
         dotted = ".".join(str(p) for p in path)
-        return Problem(self.file, line, column, f"{dotted}: {message}" if dotted else message)
+        text = f"{dotted}: {message}" if dotted else message
+        return Problem(self.file, *place, " ".join(text.split()))
 
 
 def read_document(path: Path, *, shown_as: str | None = None) -> Document:
@@ -79,13 +100,14 @@ def read_document(path: Path, *, shown_as: str | None = None) -> Document:
 
 def _read_text(path: Path, name: str) -> str:
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as opened:
+            raw = opened.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise SpaceError([Problem(name, 0, 0, "no such file")]) from None
     except OSError as exc:
-        raise SpaceError([Problem(name, 0, 0, f"cannot be read: {exc.strerror}")]) from exc
+        raise SpaceError([Problem(name, 0, 0, f"cannot be read: {exc.strerror or exc}")]) from exc
     if len(raw) > MAX_BYTES:
-        raise SpaceError([Problem(name, 0, 0, f"is {len(raw)} bytes; a space file has at most {MAX_BYTES}")])
+        raise SpaceError([Problem(name, 0, 0, f"is larger than {MAX_BYTES} bytes; is this a space file?")])
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
@@ -98,15 +120,7 @@ def _read_text(path: Path, name: str) -> str:
 def parse_document(text: str, name: str) -> Document:
     """Parse YAML text; see `read_document` for what is refused."""
     document = Document(name)
-    try:
-        root = yaml.compose(text, Loader=_CoreLoader)
-    except yaml.MarkedYAMLError as exc:
-        mark = exc.problem_mark or exc.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        what = exc.problem or exc.context or "not YAML"
-        raise SpaceError([Problem(name, line, column, f"not valid YAML: {what}")]) from exc
-    except yaml.YAMLError as exc:
-        raise SpaceError([Problem(name, 0, 0, f"not valid YAML: {str(exc).splitlines()[0]}")]) from exc
+    root = _compose(text, document)
     if root is None:
         raise SpaceError([Problem(name, 0, 0, "is empty; see the shipped spaces for a start")])
     if not isinstance(root, yaml.MappingNode):
@@ -115,6 +129,23 @@ def parse_document(text: str, name: str) -> Document:
     if document.problems:
         raise SpaceError(document.problems)
     return document
+
+
+def _compose(text: str, document: Document) -> yaml.Node | None:
+    try:
+        return yaml.compose(text, Loader=_CoreLoader)
+    except yaml.MarkedYAMLError as exc:
+        mark = exc.problem_mark or exc.context_mark
+        place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        what = ", ".join(part for part in (exc.context, exc.problem) if part) or "unreadable"
+        raise SpaceError([document.problem_at(place, (), f"not valid YAML: {what}")]) from exc
+    except yaml.reader.ReaderError as exc:
+        before = text[: exc.position]
+        place = (before.count("\n") + 1, len(before) - before.rfind("\n"))
+        what = f"the character U+{ord(text[exc.position]):04X} is not allowed"
+        raise SpaceError([document.problem_at(place, (), f"not valid YAML: {what}")]) from exc
+    except (yaml.YAMLError, ValueError) as exc:  # ValueError: an escape such as "\UFFFFFFFF" in PyYAML's scanner
+        raise SpaceError([document.problem_at((0, 0), (), f"not valid YAML: {exc}")]) from exc
 
 
 class _Reader:
@@ -137,75 +168,100 @@ class _Reader:
         if id(node) in self.open:
             self._problem(path, "an alias that contains itself")
             return None
+        if len(self.open) == MAX_DEPTH:
+            self._problem(path, _TOO_DEEP)
+            return None
         self.open.add(id(node))
         try:
-            if isinstance(node, yaml.MappingNode):
+            if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
                 return self._mapping(node, path)
-            if isinstance(node, yaml.SequenceNode):
+            if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
                 return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
             return self._scalar(node, path)
         finally:
             self.open.discard(id(node))
 
     def _mapping(self, node: yaml.MappingNode, path: Path_) -> dict[str, Any]:
+        merged = self._merged(node, path)
         out: dict[str, Any] = {}
-        merged: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                merged |= self._merged(value_node, path)
+            if key_node.tag == f"{_TAG}merge":
                 continue
+            place = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             key = key_node.value
-            here = (*path, key)
-            mark = key_node.start_mark
-            place = (mark.line + 1, mark.column + 1)
-            if key_node.tag != "tag:yaml.org,2002:str" or not isinstance(key, str):
-                self.document.key_marks.setdefault(here, place)
-                self._problem(here, f'a key must be text; write "{key}" in quotes', key=True)
-                continue
-            if key in out:
-                first = self.document.key_marks[here][0]
-                self.document.problems.append(
-                    Problem(self.document.file, *place, f"duplicate key `{key}` (first on line {first})")
-                )
-                continue
-            self.document.key_marks[here] = place
-            out[key] = self.value(value_node, here)
+            if key_node.tag != f"{_TAG}str" or not isinstance(key, str):
+                shown = f'; write "{key}" in quotes' if isinstance(key, str) and key else ""
+                here = (*path, key) if isinstance(key, str) else path
+                self._problem_at(place, here, f"a key must be text{shown}")
+            elif key in out:
+                first = self.document.key_marks[*path, key][0]
+                self._problem_at(place, (*path, key), f"duplicate key `{key}` (first on line {first})")
+            elif not _is_text(key):
+                self._problem_at(place, path, "a key holds half a surrogate pair, which is no text")
+            else:
+                self.document.key_marks[*path, key] = place
+                out[key] = self.value(value_node, (*path, key))
         return merged | out
 
-    def _merged(self, node: yaml.Node, path: Path_) -> dict[str, Any]:
-        if isinstance(node, yaml.MappingNode):
-            found = self.value(node, path)
-            return found if isinstance(found, dict) else {}
-        self._problem(path, "`<<` takes one mapping (an alias such as *common)")
-        return {}
+    def _merged(self, node: yaml.MappingNode, path: Path_) -> dict[str, Any]:
+        """What `<<` brings in; read first, so that the mapping's own values and places win."""
+        found: Any = {}
+        own_place = self.document.marks[path]
+        merges = [(k, v) for k, v in node.value if k.tag == f"{_TAG}merge"]
+        for i, (key_node, value_node) in enumerate(merges):
+            place = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            if i:
+                self._problem_at(place, path, "duplicate key `<<`")
+            elif isinstance(value_node, yaml.MappingNode):
+                found = self.value(value_node, path)
+            else:
+                self._problem_at(place, path, "`<<` takes one mapping (an alias such as *common)")
+        self.document.marks[path] = own_place
+        return found if isinstance(found, dict) else {}
 
     def _scalar(self, node: yaml.Node, path: Path_) -> Any:
-        text = str(node.value)
-        kind = node.tag.rpartition(":")[2]
+        kind = node.tag.removeprefix(_TAG) if isinstance(node, yaml.ScalarNode) else ""
+        text = str(node.value) if kind else ""
         if kind == "str":
+            if not _is_text(text):
+                self._problem(path, "holds half a surrogate pair, which is no text")
             return text
-        if kind == "null":
+        if kind == "null" and text.lower() in ("", "~", "null"):
             return None
-        if kind == "bool":
+        if kind == "bool" and text.lower() in ("true", "false"):
             return text.lower() == "true"
-        if kind == "int":
-            return self._integer(text, path)
-        if kind == "float":
-            return _float(text)
-        self._problem(path, f"the tag {node.tag} is not allowed in a space file")
+        if kind in ("int", "float"):
+            return self._number(text, path, kind)
+        shown = node.tag.replace(_TAG, "!!")
+        self._problem(path, f"the tag {shown} is not allowed here; a space file holds plain values")
         return None
 
-    def _integer(self, text: str, path: Path_) -> int:
-        digits = text.replace("_", "")
-        if re.fullmatch(r"[-+]?0[0-9]+", digits):
+    def _number(self, text: str, path: Path_, kind: str) -> float | None:
+        digits = text.lower().replace("_", "")
+        if kind == "int" and re.fullmatch(r"[-+]?0[0-9]+", digits):
             self._problem(path, f"`{text}` has a leading zero; YAML versions disagree on its value: drop the zero")
-            return 0
-        return int(digits, 0)
+            return None
+        try:
+            number = int(digits, 0) if kind == "int" else float(digits.replace(".inf", "inf").replace(".nan", "nan"))
+        except ValueError:  # an explicit !!int on a word, or digits beyond what Python converts
+            self._problem(path, f"`{_shortened(text)}` is not a number")
+            return None
+        if isinstance(number, float) and not math.isfinite(number):
+            self._problem(path, f"`{_shortened(text)}` is not a finite number")
+        elif isinstance(number, int) and abs(number) >= _MAX_INTEGER:
+            self._problem(path, f"`{_shortened(text)}` is beyond 64 bits")
+        return number
 
-    def _problem(self, path: Path_, message: str, *, key: bool = False) -> None:
-        self.document.problems.append(self.document.problem(path, message, key=key))
+    def _problem(self, path: Path_, message: str) -> None:
+        self.document.problems.append(self.document.problem(path, message))
+
+    def _problem_at(self, place: tuple[int, int], path: Path_, message: str) -> None:
+        self.document.problems.append(self.document.problem_at(place, path, message))
 
 
-def _float(text: str) -> float:
-    lowered = text.lower().replace("_", "")
-    return float(lowered.replace(".inf", "inf").replace(".nan", "nan"))
+def _is_text(text: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:36]}..."

@@ -7,23 +7,35 @@ An order comparison with an absent name (a nested parameter whose choice is not 
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.space.nearest import did_you_mean
+from tuner.space.config import Scalar
 
 Names = Mapping[str, Any]
 Evaluate = Callable[[Names], Any]
 
+MAX_LENGTH = 1000  # characters
+MAX_DEPTH = 50
+_TOO_DEEP = "the expression is nested too deeply"
 _WHOLE = re.compile(r"^\s*\$\{(?P<body>.*)\}\s*$", re.DOTALL)
+
+
+def _divide(a: float, b: float) -> float:
+    """Whole where two whole numbers divide evenly: an engine's integer flag would not take `16.0`."""
+    return a // b if isinstance(a, int) and isinstance(b, int) and a % b == 0 else a / b
+
+
 _ARITHMETIC: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
+    ast.Div: _divide,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
@@ -55,8 +67,37 @@ class Expression:
         """
         try:
             return self.evaluate(names)
-        except (TypeError, ZeroDivisionError) as exc:
-            raise ExpressionError(f"`{self.text}`: {exc}") from exc
+        except (TypeError, ArithmeticError) as exc:
+            raise ExpressionError(f"`{self.text}`: {exc}{self._where(names)}") from exc
+
+    def scalar(self, names: Names) -> Scalar:
+        """Value under `names`, as something a flag can be set to.
+
+        Raises:
+            ExpressionError: as for a call, or the value is absent, a list, or not a finite number.
+        """
+        value = self(names)
+        if not isinstance(value, (bool, int, float, str)):
+            what = "has no value here: it reads a parameter of a choice not taken" if value is None else "is a list"
+            raise ExpressionError(f"`{self.text}` {what}{self._where(names)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ExpressionError(f"`{self.text}` is {value}, which no flag takes{self._where(names)}")
+        return value
+
+    def truth(self, names: Names) -> bool:
+        """Value under `names`, as a condition.
+
+        Raises:
+            ExpressionError: as for a call, or the value is neither true nor false.
+        """
+        value = self(names)
+        if not isinstance(value, bool):
+            raise ExpressionError(f"`{self.text}` is {value!r}, neither true nor false{self._where(names)}")
+        return value
+
+    def _where(self, names: Names) -> str:
+        read = ", ".join(f"{name} = {names[name]!r}" for name in sorted(self.names))
+        return f" (where {read})" if read else ""
 
 
 def is_expression(value: object) -> bool:
@@ -68,33 +109,41 @@ def parse_embedded(text: str) -> Expression:
     """Parse `${...}`; the whole text must be one expression."""
     match = _WHOLE.match(text)
     if not match or "${" in match["body"]:
-        raise ExpressionError(f"`{text}`: a derived value is one `${{...}}` and nothing else")
+        raise ExpressionError(f"`{text[:60]}`: a derived value is one `${{...}}` and nothing else")
     return parse(match["body"])
 
 
-def parse(text: str, known: frozenset[str] | None = None) -> Expression:
-    """Parse an expression; with `known`, refuse other names (with the nearest one).
+def parse(text: str) -> Expression:
+    """Parse an expression.
 
     Raises:
         ExpressionError: a syntax error, or anything outside the whitelist.
     """
-    if len(text) > 1000:
-        raise ExpressionError("the expression is longer than 1000 characters")
-    try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
-        raise ExpressionError(f"`{text.strip()}` is not an expression: {getattr(exc, 'msg', exc)}") from exc
+    text = text.strip()
+    if not text:
+        raise ExpressionError("the expression is empty")
+    if len(text) > MAX_LENGTH:
+        raise ExpressionError(f"the expression is longer than {MAX_LENGTH} characters")
     names: set[str] = set()
-    compiled = _compile(tree.body, names, 0)
-    for name in sorted(names):
-        if known is not None and name not in known:
-            raise ExpressionError(f"unknown name `{name}`{did_you_mean(name, known)}")
-    return Expression(text.strip(), frozenset(names), compiled)
+    try:
+        compiled = _compile(_tree(text), names, 0)
+    except RecursionError:
+        raise ExpressionError(_TOO_DEEP) from None
+    return Expression(text, frozenset(names), compiled)
+
+
+def _tree(text: str) -> ast.expr:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's opinion on `1if x` or "\\d" would go to the user's terminal
+            return ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, MemoryError) as exc:
+        raise ExpressionError(f"`{text}` is not an expression: {getattr(exc, 'msg', exc)}") from exc
 
 
 def _compile(node: ast.expr, names: set[str], depth: int) -> Evaluate:
-    if depth > 50:
-        raise ExpressionError("the expression is nested too deeply")
+    if depth > MAX_DEPTH:
+        raise ExpressionError(_TOO_DEEP)
 
     def sub(child: ast.expr) -> Evaluate:
         return _compile(child, names, depth + 1)
@@ -145,7 +194,7 @@ def _dotted(node: ast.expr) -> str:
 def _arithmetic(apply: Callable[[Any, Any], Any], left: Evaluate, right: Evaluate) -> Evaluate:
     def evaluate(env: Names) -> Any:
         a, b = left(env), right(env)
-        if isinstance(a, str) or isinstance(b, str) or a is None or b is None:
+        if not isinstance(a, (int, float)) or not isinstance(b, (int, float)):
             raise TypeError(f"arithmetic needs numbers, not {a!r} and {b!r}")
         return apply(a, b)
 

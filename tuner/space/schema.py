@@ -273,6 +273,10 @@ class Bundle(Model):
     args: Flags = Field(default_factory=dict)
     env: Env = Field(default_factory=dict)
 
+    def fits(self, pool: str) -> bool:
+        """Whether it may be deployed on the pool."""
+        return self.pools is None or pool in self.pools
+
 
 class ChoiceSpec(Model):
     """Named bundles, one of which is taken."""

@@ -6,18 +6,22 @@ Knows the file's own rules; what an engine or the memory forbids is added by the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
+from tuner.errors import SpaceError
 from tuner.space.config import Choice, Layout, Scalar, ServingConfig
 from tuner.space.deployment import Deployment, Rejection
 from tuner.space.dimension import Dimension, Template
-from tuner.space.expression import Expression
+from tuner.space.document import Document, Path_
+from tuner.space.expression import Expression, ExpressionError
 from tuner.space.schema import Bundle, Pool, SpaceFile
+from tuner.space.seeds import Seed
 from tuner.space.workload import Length, Limits, Sampling, Workload
 
 PRECISIONS = ("mxfp4", "nvfp4", "fp8", "bf16")
@@ -25,8 +29,9 @@ PRECISIONS = ("mxfp4", "nvfp4", "fp8", "bf16")
 
 @dataclass(frozen=True)
 class ActiveRule:
-    """A rule of the file, parsed; `versions` None holds for every engine version."""
+    """A rule of the file, parsed; `path` is where its expression stands, `versions` None is every engine version."""
 
+    path: Path_
     id: str
     expression: Expression
     reason: str
@@ -36,14 +41,14 @@ class ActiveRule:
     def holds(self, engine_version: str, names: Mapping[str, Any]) -> bool:
         if self.versions is not None and not self.versions.contains(engine_version, prereleases=True):
             return False
-        return bool(self.expression(names))
+        return self.expression.truth(names)
 
 
 @dataclass(frozen=True)
 class Space:
     """All a study needs to know of a space file. Made by `tuner.space.load.load_space`."""
 
-    file: str
+    document: Document
     spec: SpaceFile
     layouts: tuple[Layout, ...]
     dimensions: tuple[Dimension, ...]
@@ -52,6 +57,10 @@ class Space:
     pool_flags: Mapping[str, Template]
     bundle_flags: Mapping[tuple[str, str], Template]
     _merged: dict[Any, tuple[dict[str, Scalar], dict[str, str]]] = field(default_factory=dict, compare=False)
+
+    @property
+    def file(self) -> str:
+        return self.document.file
 
     @property
     def name(self) -> str:
@@ -81,26 +90,40 @@ class Space:
 
     @cached_property
     def searches_speculation(self) -> bool:
-        flags = [t for templates in (self.pool_flags, self.bundle_flags) for t in templates.values()]
-        return any("speculative-algorithm" in t.constants for t in flags)
+        templates = (*self.pool_flags.values(), *self.bundle_flags.values())
+        flags = {flag for t in templates for flag in (*t.constants, *t.expressions)}
+        return "speculative-algorithm" in flags | set(self.by_name) | set(self.derived)
 
     def grid(self) -> Iterator[ServingConfig]:
         """Every combination of pool, layout and values whose bundles are meant for the pool."""
-        for pool in self.spec.pools:
-            axes = [
-                [(d.name, v) for v in d.values if self._meant_for(d, v, pool)]
-                for d in sorted(self.dimensions, key=lambda d: d.name)
-            ]
-            for layout in self.layouts:
-                for values in itertools.product(*axes):
-                    yield ServingConfig(pool, layout, values)
+        return self.combinations(self.dimensions)
 
-    @staticmethod
-    def _meant_for(dimension: Dimension, value: Scalar | Choice, pool: str) -> bool:
-        if not isinstance(value, Choice):
-            return True
-        pools = dimension.bundles[value.name].pools
-        return pools is None or pool in pools
+    def combinations(self, dimensions: Iterable[Dimension], seed: Seed | None = None) -> Iterator[ServingConfig]:
+        """The grid over these dimensions alone, and of it what agrees with `seed`."""
+        chosen = sorted(dimensions, key=lambda d: d.name)
+        for pool in self.spec.pools:
+            if seed and seed.pool not in (None, pool):
+                continue
+            axes = [[(d.name, v) for v in self.values_on(pool, d) if not seed or seed.allows(d.name, v)] for d in chosen]
+            for layout in self.layouts_on(pool):
+                if not seed or seed.layout in (None, layout):
+                    yield from (ServingConfig(pool, layout, values) for values in itertools.product(*axes))
+
+    @property
+    def size(self) -> int:
+        """Points of the grid, counted without spanning it."""
+        return sum(
+            len(self.layouts_on(p)) * math.prod(len(self.values_on(p, d)) for d in self.dimensions)
+            for p in self.spec.pools
+        )
+
+    def values_on(self, pool: str, dimension: Dimension) -> list[Scalar | Choice]:
+        """The dimension's values, without the bundles meant for other pools."""
+        return [v for v in dimension.values if not isinstance(v, Choice) or dimension.bundles[v.name].fits(pool)]
+
+    def layouts_on(self, pool: str) -> list[Layout]:
+        """The layouts one node of the pool can hold: a replica never spans nodes."""
+        return [layout for layout in self.layouts if layout.gpus <= self.spec.pools[pool].gpus_per_node]
 
     def rejection(self, config: ServingConfig) -> Rejection | None:
         """The first rule of the file that forbids the point."""
@@ -117,8 +140,11 @@ class Space:
         names = self.names(config)
         version = self.engine_version(config)
         for rule in rules:
-            if rule.holds(version, names):
-                yield Rejection(rule.id, rule.reason)
+            try:
+                if rule.holds(version, names):
+                    yield Rejection(rule.id, rule.reason)
+            except ExpressionError as exc:  # a mistake of the file, wherever it shows
+                raise SpaceError([self.document.problem(rule.path, str(exc))]) from exc
 
     def engine_version(self, config: ServingConfig) -> str:
         """The pool's engine version, unless a chosen bundle brings its own image and version."""
@@ -168,7 +194,7 @@ class Space:
         pool = self.spec.pools[config.pool]
         bundles = self.bundles(config)
         flags, env = self._flags_and_env(config, bundles)
-        model = next((b.model for b in bundles if b.model), "")
+        weights, model = self._checkpoint(config)
         return Deployment(
             config=config,
             engine_kind=pool.engine.kind,
@@ -176,13 +202,20 @@ class Space:
             command=tuple(pool.engine.command),
             image=next((b.image for b in bundles if b.image), pool.image),
             model=model,
-            precision=next((b.precision for b in bundles if b.precision), None) or infer_precision(model, config),
+            precision=next((b.precision for b in bundles if b.precision), None) or infer_precision(model, weights),
             flags=flags,
             env=env,
             accelerator=pool.accelerator,
             architecture=self.spec.model.architecture,
             usd_per_hour=usd_per_hour(pool, config.layout.gpus),
         )
+
+    def _checkpoint(self, config: ServingConfig) -> tuple[str, str]:
+        """The name of the choice that brings the checkpoint, and the checkpoint."""
+        for dimension, choice in config.values:
+            if isinstance(choice, Choice) and (model := self.by_name[dimension].bundles[choice.name].model):
+                return choice.name, model
+        return "", ""
 
     def bundles(self, config: ServingConfig) -> list[Bundle]:
         """The chosen bundles, in the order of their dimensions' names."""
@@ -193,20 +226,29 @@ class Space:
         key = (config.pool, config.layout, chosen)
         if key not in self._merged:
             names = self.names(ServingConfig(config.pool, config.layout, chosen))
-            flags = self.pool_flags[config.pool].evaluate(names)
+            flags = self._evaluated(self.pool_flags[config.pool], ("pools", config.pool, "args"), names)
             env = dict(self.spec.pools[config.pool].env)
             for (dimension, choice), bundle in zip(chosen, bundles, strict=True):
-                own = dict(choice.params)
-                flags |= self.bundle_flags[dimension, choice.name].evaluate(names | own)
+                path = ("space", dimension, "choice", choice.name, "args")
+                template = self.bundle_flags[dimension, choice.name]
+                flags |= self._evaluated(template, path, names | dict(choice.params))
                 env |= bundle.env
             self._merged[key] = (flags, env)
         flags, env = self._merged[key]
         numbers = {k: v for k, v in config.values if not isinstance(v, Choice)}
         merged = {**flags, **numbers}
         if self.derived:
-            names = self.names(config)
-            merged |= {k: e(names) for k, e in self.derived.items()}
+            merged |= self._evaluated(Template(expressions=self.derived), ("space",), self.names(config))
         return merged, dict(env)
+
+    def _evaluated(self, template: Template, path: Path_, names: Mapping[str, Any]) -> dict[str, Scalar]:
+        flags = dict(template.constants)
+        for flag, expression in template.expressions.items():
+            try:
+                flags[flag] = expression.scalar(names)
+            except ExpressionError as exc:
+                raise SpaceError([self.document.problem((*path, flag), str(exc))]) from exc
+        return flags
 
 
 def usd_per_hour(pool: Pool, gpus: int) -> float:
@@ -216,10 +258,9 @@ def usd_per_hour(pool: Pool, gpus: int) -> float:
     return gpus * pool.usd_per_gpu_hour
 
 
-def infer_precision(model: str, config: ServingConfig) -> str:
-    """Precision of the weights from the checkpoint's name or the choice's; empty when neither says."""
-    words = [model.lower(), *(v.name.lower() for _, v in config.values if isinstance(v, Choice))]
-    return next((p for word in words for p in PRECISIONS if p in word), "")
+def infer_precision(model: str, choice: str) -> str:
+    """Precision of the weights from the checkpoint's name or its choice's; empty when neither says."""
+    return next((p for word in (model.lower(), choice.lower()) for p in PRECISIONS if p in word), "")
 
 
 def _length(spec: Any) -> Length:

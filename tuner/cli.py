@@ -1,0 +1,282 @@
+"""The command line: parse, build adapters, call one function, print. Heavy imports live inside the commands.
+
+Results go to stdout, progress to stderr. Exit codes are those of `tuner.errors`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from tuner import __version__
+from tuner.errors import EXIT_INTERRUPTED, EXIT_OK, TunerError, UsageError
+
+app = typer.Typer(
+    name="tuner",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Finds the cheapest sglang launch configuration that still meets a TTFT limit, on your GPUs and your traffic.",
+)
+export_app = typer.Typer(no_args_is_help=True, help="Write the best confirmed configuration for deployment.")
+app.add_typer(export_app, name="export")
+
+Space = Annotated[str, typer.Option("--space", help="Space file; a local file first, then one that ships.")]
+Storage = Annotated[
+    str | None,
+    typer.Option("--storage", envvar="TUNER_STORAGE", help="Optuna database URL; default: <study>.db here."),
+]
+StudyName = Annotated[str | None, typer.Option("--study", help="Study name; default: the space's name.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def main() -> None:
+    """Entry point: one clear line for every expected error, and its exit code."""
+    try:
+        app(standalone_mode=False)
+    except TunerError as exc:
+        _fail(exc)
+    except typer.Exit as exc:
+        sys.exit(exc.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_OK)
+    except Exception as exc:
+        if not hasattr(exc, "format_message"):
+            raise
+        print(f"tuner: {exc.format_message()}", file=sys.stderr)
+        sys.exit(UsageError.exit_code)
+
+
+def _fail(exc: TunerError) -> NoReturn:
+    for line in str(exc).splitlines():
+        print(f"tuner: {line}", file=sys.stderr)
+    sys.exit(exc.exit_code)
+
+
+def _version(show: bool) -> None:  # noqa: FBT001 - typer's callback form
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version_flag: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def validate(file: Annotated[str, typer.Argument(help="Space file.")], as_json: AsJson = False) -> None:
+    """Check a space file; every mistake at once, each with file:line:column."""
+    from tuner.errors import SpaceError
+    from tuner.launch.spaces import open_space
+    from tuner.space.load import seeds_of
+    from tuner.study.points import complete_seeds, evaluate
+
+    try:
+        space = open_space(file)
+        points = evaluate(space, _counting("checking points"))
+        complete_seeds(points, seeds_of(space))
+    except SpaceError as exc:
+        if as_json:
+            _print_json({"valid": False, "problems": [vars(p) for p in exc.problems]})
+            raise typer.Exit(exc.exit_code) from exc
+        raise
+    if as_json:
+        _print_json({"valid": True, "space": space.name, "points": points.total, "valid_points": len(points.valid)})
+    else:
+        print(f"{file}: valid; {len(points.valid):,} of {points.total:,} points can be tried")
+
+
+@app.command()
+def plan(
+    space: Space,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Trials to forecast.")] = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Show the memory arithmetic.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a search would do: valid points, rejections by rule, memory fit, hours and money."""
+    from tuner.launch.spaces import open_space
+    from tuner.report.plan import plan_json, print_plan
+    from tuner.study.assemble import Where, problem_of
+    from tuner.study.forecast import forecast
+    from tuner.study.points import evaluate
+    from tuner.trial.spec import Deadlines
+
+    opened = open_space(space)
+    points = evaluate(opened, _counting("checking points"))
+    problem = problem_of(points, name=opened.name, where=Where(simulated=False), trials=trials, deadlines=Deadlines())
+    expected = forecast(points, problem)
+    if as_json:
+        _print_json(plan_json(points, expected, arithmetic=memory))
+    else:
+        print_plan(points, expected, sys.stdout, arithmetic=memory)
+
+
+@app.command()
+def search(
+    space: Space,
+    study: StudyName = None,
+    storage: Storage = None,
+    runtime: Annotated[str, typer.Option("--runtime", help="kubernetes, local, simulated or external.")] = "kubernetes",
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Total trials, over resumes.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of a new study.")] = 0,
+    sampler: Annotated[str, typer.Option("--sampler", help="tpe or random.")] = "tpe",
+    world: Annotated[
+        int, typer.Option("--world", min=0, help="Simulated: hidden distortion of the hardware; 0 is none.")
+    ] = 1,
+    engine_command: Annotated[
+        str | None, typer.Option("--engine-command", help="Local: start this instead of sglang's own program.")
+    ] = None,
+    external_command: Annotated[
+        str | None, typer.Option("--external-command", help="External: reads a TrialSpec, answers a TrialResult.")
+    ] = None,
+    new_study: Annotated[str | None, typer.Option("--new-study", help="Start a new study of this name.")] = None,
+    seed_from: Annotated[
+        str | None, typer.Option("--seed-from", help="With --new-study: try the best of this study first.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search, or resume: the same command goes on with its study until the total is reached."""
+    from tuner.launch.spaces import open_space
+    from tuner.compose import Request, run_search
+
+    request = Request(
+        space=open_space(space),
+        runtime=runtime,
+        study=new_study or study,
+        storage=storage,
+        trials=trials,
+        seed=seed,
+        sampler=sampler,
+        world=world,
+        engine_command=engine_command,
+        external_command=external_command,
+        new=new_study is not None,
+        seed_from=seed_from,
+    )
+    outcome, summary = run_search(request, sys.stderr, _counting("checking points"))
+    if as_json:
+        _print_json(summary.as_json() | {"exit_reason": outcome.exit_reason, "message": outcome.message})
+    else:
+        from tuner.report.table import print_summary
+
+        print_summary(summary, sys.stdout)
+    print(f"tuner: {outcome.message}", file=sys.stderr)
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def status(
+    space: Annotated[str | None, typer.Option("--space", help="Space file the study was made from.")] = None,
+    study: StudyName = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a study from its database alone."""
+    from tuner.report.table import print_summary
+    from tuner.compose import study_and_storage
+    from tuner.study.summary import read_summary
+
+    name, url = study_and_storage(space, study, storage)
+    summary = read_summary(url, name)
+    if as_json:
+        _print_json(summary.as_json())
+    else:
+        print_summary(summary, sys.stdout)
+
+
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write; default: stdout.")]
+Rank = Annotated[int, typer.Option("--rank", min=1, help="1 is the best; 2 the next.")]
+AllowSimulated = Annotated[bool, typer.Option("--allow-simulated", help="Export a simulated result, stamped.")]
+Force = Annotated[bool, typer.Option("--force", help="Export an unconfirmed result, stamped.")]
+
+
+def _export(kind: str, space: str, study: str | None, storage: str | None, output: Path | None, **how: Any) -> None:
+    from tuner.compose import export_text
+
+    text = export_text(kind, space, study, storage, **how)
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise UsageError(f"{output}: cannot be written: {exc.strerror}") from exc
+    print(f"wrote {output}", file=sys.stderr)
+
+
+@export_app.command()
+def helm(
+    space: Space,
+    study: StudyName = None,
+    storage: Storage = None,
+    output: Output = None,
+    rank: Rank = 1,
+    allow_simulated: AllowSimulated = False,
+    force: Force = False,
+) -> None:
+    """Helm values for the chart in k8s/chart."""
+    _export("helm", space, study, storage, output, rank=rank, allow_simulated=allow_simulated, force=force)
+
+
+@export_app.command()
+def manifest(
+    space: Space,
+    study: StudyName = None,
+    storage: Storage = None,
+    output: Output = None,
+    rank: Rank = 1,
+    allow_simulated: AllowSimulated = False,
+    force: Force = False,
+) -> None:
+    """Plain Kubernetes objects."""
+    _export("manifest", space, study, storage, output, rank=rank, allow_simulated=allow_simulated, force=force)
+
+
+@export_app.command()
+def command(
+    space: Space,
+    study: StudyName = None,
+    storage: Storage = None,
+    output: Output = None,
+    rank: Rank = 1,
+    allow_simulated: AllowSimulated = False,
+    force: Force = False,
+) -> None:
+    """The launch command as a shell script."""
+    _export("command", space, study, storage, output, rank=rank, allow_simulated=allow_simulated, force=force)
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+def engine(ctx: typer.Context) -> None:
+    """Serve the simulated engine: sglang's flags and protocol, no GPU. `tuner engine --help` lists its own options."""
+    from tuner.simulator.serve import main as serve
+
+    raise typer.Exit(serve(ctx.args))
+
+
+def _counting(what: str) -> Any:
+    from tuner.report.counting import Counting
+
+    return Counting(sys.stderr, what)
+
+
+def _print_json(doc: Any) -> None:
+    import json
+
+    print(json.dumps(doc, indent=2, sort_keys=True, allow_nan=False))

@@ -1,0 +1,234 @@
+"""Builds what a command needs: the runtime, the problem, the storage address, the exported text.
+
+The one place that knows every adapter; decides nothing about trials or configurations.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO, get_args
+
+from tuner.errors import NothingFeasible, RuntimeUnusable, UsageError
+from tuner.space.nearest import did_you_mean
+from tuner.space.space import Space
+
+if TYPE_CHECKING:
+    from tuner.runtime.protocol import Runtime
+    from tuner.study.events import SearchOutcome
+    from tuner.study.points import Points
+    from tuner.study.problem import Problem
+    from tuner.study.summary import StudySummary
+
+RUNTIMES = ("kubernetes", "local", "simulated", "external")
+SEEDED_FROM_OTHER = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked of `tuner search`."""
+
+    space: Space
+    runtime: str
+    study: str | None
+    storage: str | None
+    trials: int | None
+    seed: int
+    sampler: str
+    world: int
+    engine_command: str | None
+    external_command: str | None
+    new: bool
+    seed_from: str | None
+
+    @property
+    def name(self) -> str:
+        return self.study or self.space.name
+
+    @property
+    def storage_url(self) -> str:
+        return self.storage or default_storage(self.name)
+
+
+def default_storage(study: str) -> str:
+    """SQLite in the current folder, named after the study."""
+    return f"sqlite:///{study}.db"
+
+
+def run_search(
+    request: Request, progress: TextIO, counting: Callable[[int, int], None]
+) -> tuple[SearchOutcome, StudySummary]:
+    """Search as asked; returns how it ended and what the study holds.
+
+    Raises:
+        UsageError: bad options, or a study that does not go with this space.
+        RuntimeUnusable: the runtime cannot run anything.
+    """
+    _check(request)
+    from tuner.report.progress import ProgressLines
+    from tuner.study.points import evaluate
+    from tuner.study.search import search
+    from tuner.study.summary import read_summary
+
+    points = evaluate(request.space, counting)
+    problem = _problem(request, points)
+    runtime = _runtime(request)
+    outcome = search(
+        problem,
+        request.storage_url,
+        runtime,
+        sampler="random" if request.sampler == "random" else "tpe",
+        seed=request.seed,
+        on_event=ProgressLines(progress, problem.budget.trials),
+        poll_s=1.0,
+    )
+    return outcome, read_summary(request.storage_url, problem.name)
+
+
+def _check(request: Request) -> None:
+    from tuner.study.sampler import Method
+
+    if request.runtime not in RUNTIMES:
+        raise UsageError(f"--runtime {request.runtime}: no such runtime{did_you_mean(request.runtime, RUNTIMES)}")
+    if request.sampler not in get_args(Method):
+        raise UsageError(
+            f"--sampler {request.sampler}: no such sampler{did_you_mean(request.sampler, get_args(Method))}"
+        )
+    if (request.runtime == "external") != bool(request.external_command):
+        raise UsageError("--external-command COMMAND goes with --runtime external, and that runtime needs it")
+    if request.engine_command and request.runtime != "local":
+        raise UsageError("--engine-command goes with --runtime local")
+    if request.seed_from and not request.new:
+        raise UsageError("--seed-from OLD goes with --new-study NAME")
+    if request.runtime == "kubernetes":
+        raise RuntimeUnusable(
+            "the kubernetes runtime is not part of this version yet; try the search with --runtime simulated, run it "
+            "on this machine with --runtime local, or through your own deployer with --runtime external"
+        )
+
+
+def _problem(request: Request, points: Points) -> Problem:
+    from dataclasses import replace
+
+    from tuner.study.assemble import Where, problem_of
+    from tuner.trial.spec import Deadlines
+
+    simulated = request.runtime == "simulated"
+    where = Where(
+        simulated=simulated,
+        world=request.world if simulated else None,
+        program=tuple(shlex.split(request.engine_command)) if request.engine_command else (),
+    )
+    problem = problem_of(points, name=request.name, where=where, trials=request.trials, deadlines=Deadlines())
+    if request.new:
+        _refuse_existing(request)
+    if request.seed_from:
+        old = _best_of_other(request, points)
+        problem = replace(problem, seeds=[*old, *problem.seeds])
+    return problem
+
+
+def _refuse_existing(request: Request) -> None:
+    from tuner.study.storage import open_storage
+    from tuner.study.summary import study_names
+
+    storage = open_storage(request.storage_url)
+    try:
+        if request.name in study_names(storage):
+            raise UsageError(f"study {request.name} exists already; resume it with --study {request.name}")
+    finally:
+        storage.close()
+
+
+def _best_of_other(request: Request, points: Points) -> list:  # type: ignore[type-arg]
+    from tuner.study.summary import read_summary
+
+    assert request.seed_from is not None
+    url = request.storage or default_storage(request.seed_from)
+    summary = read_summary(url, request.seed_from)
+    members = {p.config.fingerprint: p.config for p in points.valid}
+    best = [members[f.fingerprint] for f in summary.ranked if f.fingerprint in members][:SEEDED_FROM_OTHER]
+    if not best:
+        raise UsageError(f"study {request.seed_from}: none of its measured configurations is a point of this space")
+    return [(f"{request.seed_from}-{i + 1}", config) for i, config in enumerate(best)]
+
+
+def _runtime(request: Request) -> Runtime:
+    pools = request.space.spec.pools
+    slots = {name: pool.max_nodes for name, pool in pools.items()}
+    if request.runtime == "simulated":
+        from tuner.runtime.simulated import SimulatedRuntime
+
+        return SimulatedRuntime(slots, world=request.world)
+    if request.runtime == "external":
+        from tuner.runtime.external import ExternalRuntime
+
+        assert request.external_command is not None
+        return ExternalRuntime(shlex.split(request.external_command), parallel=sum(slots.values()))
+    from tuner.runtime.local import LocalRuntime
+
+    folder = Path(f"{request.name}.trials").resolve()
+    return LocalRuntime(workdir=folder, gpus=max(p.gpus_per_node for p in pools.values()))
+
+
+def study_and_storage(space: str | None, study: str | None, storage: str | None) -> tuple[str | None, str]:
+    """Which study in which database a command means.
+
+    Raises:
+        UsageError: neither a space, a study nor a storage says.
+    """
+    if study is None and space is not None:
+        from tuner.launch.spaces import open_space
+
+        study = open_space(space).name
+    if storage is not None:
+        return study, storage
+    if study is not None:
+        return study, default_storage(study)
+    found = sorted(Path().glob("*.db"))
+    if len(found) != 1:
+        listed = ", ".join(p.name for p in found) or "none"
+        raise UsageError(f"say which study: --space, --study or --storage (databases in this folder: {listed})")
+    return None, f"sqlite:///{found[0]}"
+
+
+def export_text(
+    kind: str,
+    space_name: str,
+    study: str | None,
+    storage: str | None,
+    *,
+    rank: int,
+    allow_simulated: bool,
+    force: bool,
+) -> str:
+    """The exported document.
+
+    Raises:
+        NothingFeasible: the study has no configuration of that rank.
+        UsageError: a simulated or unconfirmed result without the flag that lets it pass.
+    """
+    from tuner.export.command import to_command
+    from tuner.export.helm import helm_values, to_yaml
+    from tuner.export.manifest import to_manifest
+    from tuner.export.winner import refusal
+    from tuner.launch.spaces import open_space
+    from tuner.report.table import nearest_miss
+    from tuner.report.winner import target_of, winner_of
+    from tuner.study.summary import read_summary
+
+    space = open_space(space_name)
+    name, url = study_and_storage(None, study or space.name, storage)
+    summary = read_summary(url, name)
+    if summary.best is None:
+        raise NothingFeasible(f"{name}: nothing to export: {summary.common_failure or nearest_miss(summary)}")
+    winner = winner_of(summary, rank)
+    refused = refusal(winner, allow_simulated=allow_simulated, force=force)
+    if refused:
+        raise UsageError(refused)
+    values = helm_values(winner, target_of(space, str(winner.config["pool"])))
+    if kind == "manifest":
+        return to_manifest(values, name=space.name)
+    return to_command(values) if kind == "command" else to_yaml(values)

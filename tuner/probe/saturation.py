@@ -1,0 +1,130 @@
+"""The throughput limit of a server kept full: requests per second over one whole residence time.
+
+Over exactly one residence time every slot turns over once, so waves of requests that started together cancel. Knows nothing of limits.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from statistics import median
+
+from tuner.probe.events import RequestRecord
+
+MIN_ADMISSIONS = 8
+"""Fewer requests say nothing about a rate."""
+
+ENOUGH_STEADY = 3
+"""Answers begun on the full server and ended, to know how long one takes. With fixed lengths the first of them end one
+residence time after the server was full, which is when they are needed."""
+
+MAX_WINDOWS = 2.0
+
+STILL_GROWING = 0.9
+"""Fewer completions than this share of what was taken in: the batch has not stopped growing."""
+
+EARLY_SHARE = 0.6
+EARLY_SLACK = 1.15
+"""From 0.6 of the window on the rate is known to 15 % (cohort waves are not yet averaged out)."""
+
+
+class Saturation:
+    """Watches one closed loop of `concurrency`, filled once `fill` first tokens have come.
+
+    The rate is the mean of what was taken in and what was completed. On a server whose batch is full the two agree; on
+    one whose batch still grows the first is too high (a small batch is fast) and the second too low.
+    """
+
+    def __init__(self, concurrency: int, fill: int, mean_output_tokens: float, start_s: float, min_s: float) -> None:
+        self.concurrency = concurrency
+        self.start_s = start_s
+        self.filled_s: float | None = None
+        self._fill = fill
+        self._mean_output_tokens = mean_output_tokens
+        self._min_s = min_s
+        self._first_tokens = 0
+        self._admitted_s: list[float] = []
+        self._completed_s: list[float] = []
+        self._early: list[RequestRecord] = []
+        self._steady: list[RequestRecord] = []
+
+    def first_token(self, at_s: float) -> None:
+        self._first_tokens += 1
+        if self.filled_s is not None:
+            self._admitted_s.append(at_s)
+        elif self._first_tokens >= self._fill:
+            self.filled_s = at_s
+
+    def finished(self, record: RequestRecord) -> None:
+        if record.error is not None or record.first_token_s is None or self.filled_s is None:
+            return
+        self._completed_s.append(record.done_s)
+        began_full = record.first_token_s >= self.filled_s
+        (self._steady if began_full else self._early).append(record)
+
+    def restart(self, now_s: float) -> None:
+        """Forget what was counted (the clock jumped): a new window begins now."""
+        if self.filled_s is not None:
+            self.filled_s = now_s
+        self._admitted_s.clear()
+        self._completed_s.clear()
+
+    @property
+    def residence_s(self) -> float | None:
+        """Seconds a mean answer takes from its first token to its end on the full server; None: not known yet.
+
+        Time per token x mean length, not the mean of what has ended: short answers end first.
+        """
+        if len(self._steady) < min(ENOUGH_STEADY, self.concurrency):
+            return None
+        return self._residence_s([r.tpot_s for r in self._steady if r.tpot_s is not None], self._steady)
+
+    @property
+    def _expected_s(self) -> float | None:
+        """The same, guessed from answers that began while the server filled.
+
+        Their time per token holds the stalls of filling, so the guess is long rather than short.
+        """
+        if len(self._early) < MIN_ADMISSIONS:
+            return None
+        return self._residence_s([r.tpot_s for r in self._early if r.tpot_s is not None], self._early)
+
+    def _residence_s(self, tpots_s: list[float], records: list[RequestRecord]) -> float:
+        if tpots_s:
+            return median(tpots_s) * max(0.0, self._mean_output_tokens - 1)
+        return median(r.done_s - (r.first_token_s or r.done_s) for r in records)
+
+    def done(self, now_s: float) -> bool:
+        """Whether one residence time of the full server has been watched; up to twice that while its batch grows."""
+        progress = self._progress(now_s, self.residence_s)
+        return progress >= MAX_WINDOWS or (progress >= 1.0 and not self._growing(now_s))
+
+    def _progress(self, now_s: float, residence_s: float | None) -> float:
+        if self.filled_s is None or residence_s is None or len(self._admitted_s) < MIN_ADMISSIONS:
+            return 0.0
+        return (now_s - self.filled_s) / max(residence_s, self._min_s)
+
+    def rate(self, now_s: float) -> float:
+        """Requests per second through the full server, over the last residence time."""
+        admitted, completed, window_s = self._through(now_s)
+        return (admitted + completed) / 2 / window_s
+
+    def _growing(self, now_s: float) -> bool:
+        admitted, completed, _ = self._through(now_s)
+        return completed < STILL_GROWING * admitted
+
+    def _through(self, now_s: float) -> tuple[int, int, float]:
+        """First tokens, completions and length of the last window."""
+        assert self.filled_s is not None
+        window_s = now_s - self.filled_s
+        if self.residence_s is not None:
+            window_s = min(window_s, max(self.residence_s, self._min_s))
+        since_s = now_s - window_s
+        admitted = len(self._admitted_s) - bisect_right(self._admitted_s, since_s)
+        completed = len(self._completed_s) - bisect_right(self._completed_s, since_s)
+        return admitted, completed, max(window_s, 1e-9)
+
+    def upper_bound(self, now_s: float) -> float | None:
+        """A rate the server will not reach, once enough has been seen; None before."""
+        if self._progress(now_s, self._expected_s) < EARLY_SHARE:
+            return None
+        return self.rate(now_s) * EARLY_SLACK

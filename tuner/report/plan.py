@@ -1,0 +1,152 @@
+"""What a space holds before anything runs: valid points, rejections by rule, memory, the model's best, a forecast.
+
+Every figure here is a prediction and says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+from tuner.model.catalogue import accelerator
+from tuner.model.memory import plan_memory
+from tuner.report.words import duration, money
+from tuner.space.config import Choice
+from tuner.study.forecast import Forecast
+from tuner.study.points import Point, Points, architecture_of
+
+TOP = 10
+
+
+def memory_rows(points: Points) -> list[dict[str, Any]]:
+    """One row per pool, layout and bundle choice: the point with the most and the least memory left."""
+    rows: dict[tuple[str, str, str], list[Point]] = {}
+    for point in points.valid:
+        choices = ", ".join(v.name for _, v in point.config.values if isinstance(v, Choice))
+        rows.setdefault((point.config.pool, point.config.layout.label, choices), []).append(point)
+    return [
+        {
+            "pool": pool,
+            "layout": layout,
+            "choices": choices,
+            "points": len(group),
+            "margin_gib_min": round(min(p.candidate.margin_gib for p in group), 1),
+            "margin_gib_max": round(max(p.candidate.margin_gib for p in group), 1),
+        }
+        for (pool, layout, choices), group in sorted(rows.items())
+    ]
+
+
+def memory_arithmetic(points: Points) -> list[tuple[str, list[str]]]:
+    """The arithmetic of the tightest point of every row of the memory table."""
+    arch = architecture_of(points.space)
+    context = points.space.workload.max_context_tokens
+    tightest: dict[tuple[str, str, str], Point] = {}
+    for p in points.valid:
+        key = (p.config.pool, p.config.layout.label, p.deployment.precision)
+        if key not in tightest or p.candidate.margin_gib < tightest[key].candidate.margin_gib:
+            tightest[key] = p
+    return [
+        (p.config.describe(), plan_memory(arch, accelerator(p.deployment.accelerator), p.settings, context).explain())
+        for _, p in sorted(tightest.items())
+    ]
+
+
+def plan_json(points: Points, forecast: Forecast, *, arithmetic: bool) -> dict[str, Any]:
+    """The plan as one JSON document."""
+    doc: dict[str, Any] = {
+        "space": points.space.name,
+        "points": points.total,
+        "valid": len(points.valid),
+        "rejected": {
+            rule: {"points": r.count, "reason": r.reason, "example": r.example}
+            for rule, r in sorted(points.rejected.items())
+        },
+        "memory": memory_rows(points),
+        "predicted_best": [
+            {
+                "config": p.config.as_json(),
+                "fingerprint": p.config.fingerprint,
+                "predicted_usd_per_million_output_tokens": p.candidate.predicted_usd_per_million,
+                "predicted_capacity_req_per_s": p.prediction.capacity_req_per_s,
+                "margin_gib": p.candidate.margin_gib,
+                "known_issues": {w.rule: w.reason for w in points.space.warnings(p.config)},
+            }
+            for p in points.valid[:TOP]
+        ],
+        "forecast": {
+            "trials": forecast.trials,
+            "confirmations": forecast.confirmations,
+            "seconds_per_trial": round(forecast.trial_s),
+            "hours": round(forecast.wall_s / 3600, 2),
+            "gpu_hours": round(forecast.gpu_hours, 1),
+            "usd": round(forecast.usd, 2),
+        },
+    }
+    if arithmetic:
+        doc["memory_arithmetic"] = dict(memory_arithmetic(points))
+    return doc
+
+
+def print_plan(points: Points, forecast: Forecast, out: TextIO, *, arithmetic: bool) -> None:
+    """The plan for people."""
+    console = Console(file=out, highlight=False, soft_wrap=not out.isatty())
+    print(f"{points.space.name}: {points.total:,} points, {len(points.valid):,} valid", file=out)
+    console.print(_rejected(points))
+    console.print(_memory(points))
+    console.print(_best(points))
+    issues = {w.rule: w.reason for p in points.valid[:TOP] for w in points.space.warnings(p.config)}
+    for rule, reason in sorted(issues.items()):
+        print(f"known issue {rule}: {reason}", file=out)
+    print(
+        f"forecast: {forecast.trials} trials of about {duration(forecast.trial_s)} and up to {forecast.confirmations} "
+        f"confirmation runs: about {duration(forecast.wall_s)}, {forecast.gpu_hours:.0f} GPU-hours, "
+        f"{money(forecast.usd)} (predicted)",
+        file=out,
+    )
+    if arithmetic:
+        for name, lines in memory_arithmetic(points):
+            print(f"\nmemory of one GPU, {name}", file=out)
+            for line in lines:
+                print(f"  {line}", file=out)
+
+
+def _rejected(points: Points) -> Table:
+    table = Table(title="rejected before deployment", title_justify="left")
+    table.add_column("rule", no_wrap=True)
+    table.add_column("points", justify="right", no_wrap=True)
+    table.add_column("reason")
+    for rule, entry in sorted(points.rejected.items(), key=lambda item: -item[1].count):
+        table.add_row(rule, f"{entry.count:,}", entry.reason)
+    return table
+
+
+def _memory(points: Points) -> Table:
+    table = Table(title="memory left per GPU, GiB (predicted; -1 to 0 is doubtful and kept)", title_justify="left")
+    for name in ("pool", "layout", "choices"):
+        table.add_column(name, no_wrap=True)
+    for name in ("points", "least", "most"):
+        table.add_column(name, justify="right")
+    for row in memory_rows(points):
+        table.add_row(
+            row["pool"],
+            row["layout"],
+            row["choices"],
+            f"{row['points']:,}",
+            f"{row['margin_gib_min']:.1f}",
+            f"{row['margin_gib_max']:.1f}",
+        )
+    return table
+
+
+def _best(points: Points) -> Table:
+    table = Table(title=f"the model's best {TOP} (predicted, nothing is measured yet)", title_justify="left")
+    table.add_column("$/M output tokens", justify="right", no_wrap=True)
+    table.add_column("req/s", justify="right", no_wrap=True)
+    table.add_column("configuration")
+    for p in points.valid[:TOP]:
+        cost, rate = p.candidate.predicted_usd_per_million, p.prediction.capacity_req_per_s
+        table.add_row(f"{cost:.3f}", f"{rate:.2f}", p.config.describe())
+    return table

@@ -1,0 +1,110 @@
+"""A running search as plain lines on stderr: every trial's start, stages and verdict. Knows nothing of the database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from tuner.report.words import money, seconds
+from tuner.study.events import (
+    ConfirmEnded,
+    ConfirmStarted,
+    Event,
+    PoolClosed,
+    SearchStopped,
+    StudyOpened,
+    TrialEnded,
+    TrialStage,
+    TrialStarted,
+)
+
+STAGE_EVERY_S = 5.0
+"""A trial's stages change every few seconds: so often at most is one told."""
+
+
+class ProgressLines:
+    """Prints one line per event. `total` is the number of trials to reach, None when the budget does not say."""
+
+    def __init__(self, stream: TextIO, total: int | None, *, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._total = total
+        self._now_s = now_s
+        self._last_stage_s: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        line = self._line(event)
+        if line:
+            print(line, file=self._stream, flush=True)
+
+    def _line(self, event: Event) -> str | None:
+        if isinstance(event, StudyOpened):
+            how = f"resumed with {event.counted} trials" if event.resumed else "new"
+            return f"study {event.study} ({how})"
+        if isinstance(event, TrialStarted):
+            return self._started(event)
+        if isinstance(event, TrialStage):
+            return self._stage(event)
+        if isinstance(event, TrialEnded):
+            return self._ended(event)
+        if isinstance(event, PoolClosed):
+            return f"pool {event.pool} is closed for now: {event.reason}"
+        if isinstance(event, SearchStopped):
+            return f"searching ends after {event.counted} trials: {_STOPPED[event.why]}"
+        if isinstance(event, ConfirmStarted):
+            return (
+                f"confirming candidate {event.rank} at {event.rate_req_per_s:.3g} req/s, {event.repeats} runs: "
+                f"{event.config.describe()}"
+            )
+        assert isinstance(event, ConfirmEnded)
+        return f"candidate {event.rank} {'holds the limits' if event.holds else 'does not hold: next'}"
+
+    def _started(self, event: TrialStarted) -> str | None:
+        if event.confirmation and not event.adopted:
+            return None
+        how = "found running" if event.adopted else event.origin
+        again = f", attempt {event.attempt}" if event.attempt > 1 else ""
+        return f"{_name(event.number, event.confirmation)} starts ({how}{again}): {event.config.describe()}"
+
+    def _stage(self, event: TrialStage) -> str | None:
+        now = self._now_s()
+        if now - self._last_stage_s.get(event.trial_id, -STAGE_EVERY_S) < STAGE_EVERY_S:
+            return None
+        self._last_stage_s[event.trial_id] = now
+        return f"{_name(event.number, event.confirmation)}: {event.text}"
+
+    def _ended(self, event: TrialEnded) -> str:
+        self._last_stage_s.pop(event.trial_id, None)
+        of = f"/{self._total}" if self._total and not event.confirmation else ""
+        count = "" if event.confirmation else f"[{event.counted}{of}] "
+        best = "  <- best so far" if event.best else ""
+        return f"{count}{_name(event.number, event.confirmation)} {verdict(event)}{best}"
+
+
+_STOPPED = {
+    "trials": "the number of trials is reached",
+    "wall": "the time budget is spent",
+    "gpu_hours": "the GPU-hour budget is spent",
+    "usd": "the money budget is spent",
+    "space_exhausted": "every point of the space has been tried",
+}
+
+
+def _name(number: int, confirmation: bool) -> str:  # noqa: FBT001 - a field of every event, passed on
+    return f"{'confirmation' if confirmation else 'trial'} {number}"
+
+
+def verdict(event: TrialEnded) -> str:
+    """What became of a trial, in a few words."""
+    if event.state == "measured" and event.usd_per_million_output_tokens is not None:
+        return (
+            f"measured: {money(event.usd_per_million_output_tokens)} per million output tokens, "
+            f"{event.capacity_req_per_s or 0:.3g} req/s, TTFT p95 {seconds(event.ttft_p95_s)}"
+        )
+    if event.state == "measured":
+        return f"holds, TTFT p95 {seconds(event.ttft_p95_s)}"
+    if event.state == "infeasible":
+        return f"misses the limits at every rate (best TTFT p95 {seconds(event.ttft_p95_s)})"
+    if event.state == "pruned":
+        return f"dropped: {event.failure or 'cannot beat the best so far'}"
+    return f"{event.state}: {event.failure or 'no reason given'}"

@@ -1,0 +1,110 @@
+"""The prefix cache of one scheduler: what a radix tree with LRU leaf eviction keeps, without the tree.
+
+Keys are chained (a key names its whole prefix), so a flat table suffices: a path is touched from its leaf to its
+root, a parent is therefore always younger than its children, and evicting the oldest entry is evicting a leaf.
+Knows sizes in tokens, no time and no requests.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+
+Path = Sequence[tuple[Hashable, int]]
+
+
+class PrefixCache:
+    """Entries are pinned (some running request uses them) or evictable, in LRU order."""
+
+    def __init__(self) -> None:
+        self.pinned_tokens = 0
+        self.evictable_tokens = 0
+        self._tokens: dict[Hashable, int] = {}
+        self._pins: dict[Hashable, int] = {}
+        self._lru: OrderedDict[Hashable, None] = OrderedDict()
+
+    def match(self, path: Path) -> int:
+        """Tokens of the longest cached prefix of a path."""
+        hit = 0
+        for key, tokens in path:
+            have = self._tokens.get(key, 0)
+            hit += min(have, tokens)
+            if have < tokens:
+                break
+        return hit
+
+    def pin(self, path: Path) -> int:
+        """Protect the entries of a path that are cached; returns how many it protected (its leading ones)."""
+        count = 0
+        for key, tokens in path:
+            have = self._tokens.get(key)
+            if have is None:
+                break
+            self._pin(key, have)
+            count += 1
+            if have < tokens:
+                break
+        return count
+
+    def _pin(self, key: Hashable, have: int) -> None:
+        pins = self._pins.get(key, 0)
+        if not pins:
+            del self._lru[key]
+            self.evictable_tokens -= have
+            self.pinned_tokens += have
+        self._pins[key] = pins + 1
+
+    def insert_pinned(self, path: Path, already: int) -> int:
+        """Put a computed path into the cache, pinned; its first `already` entries are pinned by the caller before.
+
+        Returns the tokens newly kept: what the caller held privately beyond them was a duplicate.
+        """
+        added = 0
+        for index, (key, tokens) in enumerate(path):
+            have = self._tokens.get(key)
+            if have is None:
+                self._tokens[key] = tokens
+                self._pins[key] = 1
+                self.pinned_tokens += tokens
+                added += tokens
+                continue
+            if index >= already:
+                self._pin(key, have)
+            if have < tokens:
+                self._tokens[key] = tokens
+                self.pinned_tokens += tokens - have
+                added += tokens - have
+        return added
+
+    def release(self, path: Path, count: int) -> None:
+        """Unpin the first `count` entries of a path, leaf first, so that parents are evicted after children."""
+        for key, _ in reversed(path[:count]):
+            left = self._pins[key] - 1
+            if left:
+                self._pins[key] = left
+                continue
+            del self._pins[key]
+            tokens = self._tokens[key]
+            self._lru[key] = None
+            self.pinned_tokens -= tokens
+            self.evictable_tokens += tokens
+
+    def leave(self, key: Hashable, tokens: int) -> None:
+        """Keep a finished request's unshared tokens until they are evicted."""
+        if tokens > 0:
+            self._tokens[key] = tokens
+            self._lru[key] = None
+            self.evictable_tokens += tokens
+
+    def evict(self, tokens: float) -> int:
+        """Drop least recently used entries until `tokens` are free or nothing is left; returns the tokens freed."""
+        freed = 0
+        while freed < tokens and self._lru:
+            key, _ = self._lru.popitem(last=False)
+            freed += self._tokens.pop(key)
+        self.evictable_tokens -= freed
+        return freed
+
+    def clear(self) -> None:
+        """Forget everything that is not pinned."""
+        self.evict(float("inf"))

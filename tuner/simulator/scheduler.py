@@ -1,0 +1,387 @@
+"""One scheduler of the simulated engine: its queue, its running requests, its KV pool and its prefix cache.
+
+Decides what the next step holds and books what a step did. Knows no time: `replica` asks the model how long it took.
+All running requests gain the same number of tokens per decode step, so one cumulative counter (`_gained`) stands for
+all of them and a request's end is a threshold on it: a decode step costs O(1) whatever the batch.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from tuner.model.settings import EngineSettings
+from tuner.simulator.cache import Path, PrefixCache
+from tuner.simulator.events import BLOCK_TOKENS, SimRequest
+
+# sglang's admission estimate (schedule_policy.py, environ.py): a running request is expected to still generate
+# ratio x its remaining tokens; the ratio starts at 0.7 x conservativeness and decays to 14 % of that in 600 steps.
+INITIAL_NEW_TOKEN_RATIO = 0.7
+MIN_NEW_TOKEN_FACTOR = 0.14
+NEW_TOKEN_DECAY_STEPS = 600
+RESERVE_CLIP_TOKENS = 4096
+RETRACT_EXTRA_STEPS = 20
+EPSILON = 1e-6
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request inside the engine. `prompt_tokens` grows by what was generated when it is retracted."""
+
+    request: SimRequest
+    visible_s: float
+    output_tokens: int
+    path: Path
+    path_tokens: int
+    prompt_tokens: int
+    generated: int = 0
+    cached_tokens: int = -1
+    pinned: int = 0
+    private: int = 0
+    prefill_left: int = 0
+    base: float = 0.0
+    threshold: float = 0.0
+    started: bool = False
+    gone: bool = False
+
+    @property
+    def remaining(self) -> int:
+        return self.output_tokens - self.generated
+
+
+def path_of(request: SimRequest, *, radix_cache: bool) -> list[tuple[Hashable, int]]:
+    """The cacheable beginning of a prompt as chained keys with their sizes."""
+    if not radix_cache:
+        return []
+    if request.blocks:
+        return [(block, BLOCK_TOKENS) for block in request.blocks]
+    if request.prefix_tokens:
+        return [(("group", request.prefix_group), request.prefix_tokens)]
+    return []
+
+
+@dataclass(slots=True)
+class PrefillPlan:
+    """One scheduler's share of a prefill step: uncached tokens per request, and their mean attended context."""
+
+    parts: list[tuple[Job, int]] = field(default_factory=list)
+    new_tokens: int = 0
+    weighted_context: float = 0.0
+
+    def add(self, job: Job, take: int) -> None:
+        start = job.prompt_tokens - job.prefill_left
+        self.parts.append((job, take))
+        self.new_tokens += take
+        self.weighted_context += take * (start + take / 2)
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counters since the start, in tokens and requests."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    retractions: int = 0
+    finished: int = 0
+    aborted: int = 0
+    rejected: int = 0
+
+
+class Scheduler:
+    """A waiting queue, a running batch and a KV pool of `capacity_tokens`."""
+
+    def __init__(self, settings: EngineSettings, capacity_tokens: int, max_running: int, gain: float) -> None:
+        self.capacity_tokens = capacity_tokens
+        self.max_running = max_running
+        self.cache = PrefixCache()
+        self.waiting: deque[Job] = deque()
+        self.running: dict[str, Job] = {}
+        self.chunked: Job | None = None
+        self.totals = Totals()
+        self._settings = settings
+        self._gain = gain
+        self._gained = 0.0
+        self._ends: list[tuple[float, int, Job]] = []
+        self._sequence = 0
+        self._private = 0
+        self._prefilling_reserve = 0
+        self._base_sum = 0.0
+        self._context_sum = 0
+        self._future_sum = 0.0
+        self._max_ratio = min(1.0, INITIAL_NEW_TOKEN_RATIO * settings.schedule_conservativeness)
+        self._ratio = self._max_ratio
+
+    # --- state
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.running or self.waiting or self.chunked)
+
+    @property
+    def kv_tokens(self) -> float:
+        """Tokens that cannot be evicted: pinned prefixes, private prompts, generated tokens."""
+        grown = len(self.running) * self._gained - self._base_sum
+        return self.cache.pinned_tokens + self._private + grown
+
+    @property
+    def generated_total(self) -> int:
+        """Tokens generated since the start, running requests included."""
+        return self.totals.generated_tokens + int(len(self.running) * self._gained - self._base_sum + EPSILON)
+
+    @property
+    def mean_context_tokens(self) -> float:
+        count = len(self.running)
+        if not count:
+            return 0.0
+        return (self._context_sum + count * self._gained - self._base_sum) / count
+
+    def generated(self, job: Job, extra_steps: int = 0) -> int:
+        """Tokens a request has by now; `extra_steps` decode steps are over that were not booked yet."""
+        if job.request.request_id not in self.running:
+            return job.generated
+        grown = self._gained + extra_steps * self._gain - job.base
+        return min(job.output_tokens, job.generated + int(grown + EPSILON))
+
+    # --- arrivals
+
+    def enqueue(self, job: Job) -> bool:
+        """Take a request into the queue; False when the queue is full."""
+        limit = self._settings.max_queued_requests
+        if limit is not None and len(self.waiting) >= limit:
+            self.totals.rejected += 1
+            return False
+        self.waiting.append(job)
+        return True
+
+    # --- prefill
+
+    def plan_prefill(self) -> PrefillPlan | None:
+        """Pack waiting requests, first come first served, into one step; None when nothing fits or nobody waits."""
+        plan = PrefillPlan()
+        room = self._step_room()
+        if self.chunked is not None:
+            room -= self._continue_chunked(plan, room)
+        while self.waiting and self.chunked is None and room >= 1 and self._seats(plan):
+            job = self.waiting[0]
+            if (plan.new_tokens and plan.new_tokens >= self._batch_limit()) or not self._admit(job, room):
+                break
+            self.waiting.popleft()
+            room -= self._take(plan, job, room)
+        return plan if plan.parts else None
+
+    def _step_room(self) -> float:
+        chunk = self._settings.chunked_prefill_tokens
+        if chunk <= 0:
+            return math.inf
+        return chunk - (len(self.running) if self._settings.mixed_chunk else 0)
+
+    def _batch_limit(self) -> float:
+        """Raised to the context length, as sglang does; None is the model's own context, which never binds."""
+        context = self._settings.context_length
+        return math.inf if context is None else max(self._settings.max_prefill_tokens, context)
+
+    def _seats(self, plan: PrefillPlan) -> bool:
+        return len(self.running) + len(plan.parts) < self.max_running
+
+    def _continue_chunked(self, plan: PrefillPlan, room: float) -> int:
+        job = self.chunked
+        assert job is not None
+        self.chunked = None
+        return self._take(plan, job, max(room, 1))
+
+    def _take(self, plan: PrefillPlan, job: Job, room: float) -> int:
+        """Give a request its tokens of this step; one that needs more goes on in the next (page aligned)."""
+        take = job.prefill_left
+        if take > room:
+            page = self._settings.page_size
+            take = max(int(room) // page * page, min(int(room), page))
+            self.chunked = job
+        plan.add(job, take)
+        return take
+
+    def _admit(self, job: Job, room: float) -> bool:
+        """Reserve KV for a request and pin its cached prefix, if there is room for it and its expected output."""
+        cached = self._cached(job)
+        private = job.prompt_tokens - cached
+        if room < min(private, self._settings.page_size) and self._prefilling_reserve:
+            return False  # not even a page of it fits into this step
+        pinned = self.cache.pin(job.path)
+        needed = private + min(job.remaining, RESERVE_CLIP_TOKENS)
+        if needed > self.capacity_tokens - self.kv_tokens - self._expected_growth() + EPSILON:
+            self.cache.release(job.path, pinned)
+            return False
+        job.pinned, job.private, job.prefill_left = pinned, private, private
+        self._private += private
+        self._prefilling_reserve += min(job.remaining, RESERVE_CLIP_TOKENS)
+        self._make_room()
+        if job.cached_tokens < 0:
+            job.cached_tokens = cached
+            self.totals.prompt_tokens += job.prompt_tokens
+            self.totals.cached_tokens += cached
+        return True
+
+    def _cached(self, job: Job) -> int:
+        """Usable hit: whole pages, and never the last token, whose logits are needed."""
+        hit = min(self.cache.match(job.path), job.prompt_tokens - 1)
+        page = self._settings.page_size
+        return hit // page * page
+
+    def _expected_growth(self) -> float:
+        future = max(0.0, self._future_sum - len(self.running) * self._gained)
+        return future * self._ratio + self._prefilling_reserve
+
+    def _make_room(self) -> None:
+        missing = self.kv_tokens + self.cache.evictable_tokens - self.capacity_tokens
+        if missing > 0:
+            self.cache.evict(missing)
+
+    def finish_prefill(self, plan: PrefillPlan) -> tuple[list[Job], list[Job]]:
+        """Book a prefill step: (requests with their first token now, requests that are complete)."""
+        first: list[Job] = []
+        done: list[Job] = []
+        for job, take in plan.parts:
+            job.prefill_left -= take
+            if job.gone:
+                self._drop_prefilling(job)
+            elif job.prefill_left == 0:
+                self._join(job, first, done)
+        return first, done
+
+    def _drop_prefilling(self, job: Job) -> None:
+        if self.chunked is job:
+            self.chunked = None
+        self._prefilling_reserve -= min(job.remaining, RESERVE_CLIP_TOKENS)
+        self._free(job)
+
+    def _join(self, job: Job, first: list[Job], done: list[Job]) -> None:
+        """A prefill is complete: share its prefix, count its token, and let it decode."""
+        self._prefilling_reserve -= min(job.remaining, RESERVE_CLIP_TOKENS)
+        self.cache.insert_pinned(job.path, job.pinned)
+        job.pinned = len(job.path)
+        unshared = job.prompt_tokens - job.path_tokens
+        self._private += unshared - job.private
+        job.private = unshared
+        job.generated += 1
+        self.totals.generated_tokens += 1
+        if not job.started:
+            job.started = True
+            first.append(job)
+        if job.remaining <= 0:
+            self._leave_cache(job, 0)
+            done.append(job)
+            return
+        job.base = self._gained
+        job.threshold = self._gained + job.remaining
+        self._sequence += 1
+        heapq.heappush(self._ends, (job.threshold, self._sequence, job))
+        self.running[job.request.request_id] = job
+        self._base_sum += job.base
+        self._context_sum += job.prompt_tokens + 1
+        self._future_sum += job.base + min(job.remaining, RESERVE_CLIP_TOKENS)
+
+    # --- decode
+
+    def steps_to_finish(self) -> int:
+        """Decode steps until the next request is complete."""
+        while self._ends and self._stale(self._ends[0]):
+            heapq.heappop(self._ends)
+        if not self._ends:
+            return 1 << 30
+        return max(1, math.ceil((self._ends[0][0] - self._gained) / self._gain - EPSILON))
+
+    def _stale(self, entry: tuple[float, int, Job]) -> bool:
+        threshold, _, job = entry
+        return self.running.get(job.request.request_id) is not job or job.threshold != threshold
+
+    def steps_that_fit(self) -> int:
+        """Decode steps the KV pool has room for; retracts the newest requests until it is at least one."""
+        while True:
+            count = len(self.running)
+            if not count:
+                return 1 << 30
+            steps = int((self.capacity_tokens - self.kv_tokens + EPSILON) / (count * self._gain))
+            if steps >= 1 or count == 1:  # a lone request fits: its output was clipped to the pool
+                return max(1, steps)
+            self._retract()
+
+    def _retract(self) -> None:
+        job = next(reversed(self.running.values()))
+        generated = self._remove_running(job)
+        job.generated += generated
+        job.prompt_tokens = job.request.input_tokens + job.generated
+        self._free(job)
+        self.waiting.appendleft(job)
+        self.totals.retractions += 1
+        left = self._future_sum - len(self.running) * self._gained
+        grown = sum(self.generated(other) for other in self.running.values())
+        expected = grown + RETRACT_EXTRA_STEPS * len(self.running)
+        self._ratio = min(1.0, expected / max(1.0, left + grown))
+
+    def _remove_running(self, job: Job) -> int:
+        """Take a request out of the batch; returns the tokens it gained by decoding."""
+        complete = job.threshold <= self._gained + EPSILON
+        gained = job.remaining if complete else int(self._gained - job.base + EPSILON)
+        del self.running[job.request.request_id]
+        self._base_sum -= job.base
+        self._context_sum -= job.prompt_tokens + 1
+        self._future_sum -= job.base + min(job.remaining, RESERVE_CLIP_TOKENS)
+        self.totals.generated_tokens += gained
+        if not self.running:  # exact again, and small numbers stay small
+            self._gained = self._base_sum = self._future_sum = 0.0
+            self._ends.clear()
+        return gained
+
+    def _free(self, job: Job) -> None:
+        self._private -= job.private
+        self.cache.release(job.path, job.pinned)
+        job.private = job.pinned = 0
+
+    def _leave_cache(self, job: Job, gained: int) -> None:
+        """A request is complete: its tokens stay in the cache, evictable, until room is needed."""
+        tail = job.private + gained
+        self._free(job)
+        self.totals.finished += 1
+        if self._settings.radix_cache:
+            self._sequence += 1
+            self.cache.leave(("tail", self._sequence), tail)
+            self._make_room()
+
+    def decode(self, steps: int, gain: float | None = None) -> list[Job]:
+        """Book `steps` decode steps (no request ends before the last one); returns the requests that are complete."""
+        if not self.running:
+            return []
+        self._gained += steps * (self._gain if gain is None else gain)
+        floor = self._max_ratio * MIN_NEW_TOKEN_FACTOR
+        decay = (self._max_ratio - floor) / NEW_TOKEN_DECAY_STEPS
+        self._ratio = max(min(floor, self._ratio), self._ratio - steps * decay)
+        done: list[Job] = []
+        while self._ends and (self._stale(self._ends[0]) or self._ends[0][0] <= self._gained + EPSILON):
+            entry = heapq.heappop(self._ends)
+            if not self._stale(entry):
+                job = entry[2]
+                gained = self._remove_running(job)
+                job.generated += gained
+                self._leave_cache(job, gained)
+                done.append(job)
+        self._make_room()
+        return done
+
+    # --- aborts
+
+    def abort(self, job: Job) -> None:
+        """End a request wherever it is; one inside a prefill step leaves when that step ends."""
+        job.gone = True
+        self.totals.aborted += 1
+        if job.request.request_id in self.running:
+            job.generated += self._remove_running(job)
+            self._free(job)
+        elif job in self.waiting:
+            self.waiting.remove(job)
+
+    def reset_ratio(self) -> None:
+        """An idle scheduler forgets its estimate of the outputs to come."""
+        self._ratio = self._max_ratio

@@ -1,0 +1,145 @@
+"""From a space and its points to a `Problem`: identity, seeds, dimensions, and the recipe of a trial.
+
+Knows how a configuration becomes a command line; knows no storage and no runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.launch.argv import render
+from tuner.space.config import Choice, Scalar, ServingConfig
+from tuner.space.load import seeds_of
+from tuner.space.space import Space
+from tuner.study.points import Points, architecture_name, complete_seeds
+from tuner.study.problem import Budget, ConfirmPlan, Problem, TokenWeights
+from tuner.trial.spec import Confirm, Deadlines, TrialSpec
+
+NOT_MEASURED = ("budget", "confirm")
+"""Sections of a space file that may change between resumes: they change no measurement."""
+NOT_MEASURED_OF_POOL = (
+    "usd_per_gpu_hour",
+    "billing",
+    "max_nodes",
+    "autoscale",
+    "tolerations",
+    "node_selector",
+    "image_pull_secrets",
+    "priority_class",
+    "model_cache",
+    "compile_cache",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What the runtime adds to a trial's identity: simulated results never mix with measured ones.
+
+    `program` replaces the engine's own program on this machine.
+    """
+
+    simulated: bool
+    world: int | None = None
+    program: tuple[str, ...] = ()
+
+
+def identity(space: Space, where: Where) -> dict[str, Any]:
+    """Everything that changes a measurement, as a JSON document. Another identity is another study."""
+    doc = space.spec.model_dump(mode="json", exclude=set(NOT_MEASURED))
+    for pool in doc["pools"].values():
+        for key in NOT_MEASURED_OF_POOL:
+            pool.pop(key, None)
+    doc["space"] = space.spec.space.model_dump(mode="json")
+    doc["runtime"] = {"simulated": where.simulated, "world": where.world, "program": list(where.program)}
+    return doc
+
+
+def dimensions(points: Points) -> dict[str, tuple[Scalar, ...]]:
+    """Every dimension a study stores, with its values in order."""
+    space = points.space
+    found: dict[str, tuple[Scalar, ...]] = {
+        "pool": tuple(space.spec.pools),
+        "layout": tuple(layout.label for layout in space.layouts),
+    }
+    found.update({d.name: d.labels() for d in space.dimensions})
+    return found
+
+
+def problem_of(points: Points, *, name: str, where: Where, trials: int | None, deadlines: Deadlines) -> Problem:
+    """The search problem of a space; `trials` replaces the budget's own number."""
+    spec = points.space.spec
+    budget = spec.budget
+    return Problem(
+        name=name,
+        identity=identity(points.space, where),
+        candidates=points.candidates,
+        seeds=complete_seeds(points, seeds_of(points.space)),
+        dimensions=dimensions(points),
+        workload=points.space.workload,
+        limits=points.space.limits,
+        guard=spec.objective.guard,
+        make_spec=SpecMaker(points.space, name, where, deadlines),
+        token_weights=TokenWeights(**spec.objective.token_weights.model_dump()),
+        budget=Budget(trials=trials or budget.trials, wall_s=budget.wall, gpu_hours=budget.gpu_hours, usd=budget.usd),
+        confirm=ConfirmPlan(spec.confirm.top, spec.confirm.repeats, spec.confirm.minutes, spec.confirm.different_nodes),
+    )
+
+
+@dataclass(frozen=True)
+class SpecMaker:
+    """Makes a configuration's `TrialSpec`: the one place where a command line, a price and limits meet."""
+
+    space: Space
+    study: str
+    where: Where
+    deadlines: Deadlines
+
+    def __call__(
+        self,
+        config: ServingConfig,
+        trial_id: str,
+        attempt: int,
+        seed: int,
+        incumbent_req_per_s: float | None,
+        confirm: Confirm | None,
+    ) -> TrialSpec:
+        deployment = self.space.deployment(config)
+        command = render(deployment)
+        return TrialSpec(
+            id=trial_id,
+            study=self.study,
+            config=config.as_json(),
+            fingerprint=config.fingerprint,
+            argv=(*(self.where.program or command.program), *command.args),
+            env=command.env,
+            gpus=config.layout.gpus,
+            usd_per_hour=deployment.usd_per_hour,
+            workload=self.space.workload,
+            limits=self.space.limits,
+            guard=self.space.spec.objective.guard,
+            incumbent_req_per_s=incumbent_req_per_s,
+            deadlines=self.deadlines,
+            seed=seed,
+            simulated=self.where.simulated,
+            attempt=attempt,
+            pool=config.pool,
+            image=deployment.image,
+            engine_version=deployment.engine_version,
+            confirm=confirm,
+            context={
+                "accelerator": deployment.accelerator,
+                "architecture": architecture_name(self.space),
+                "precision": deployment.precision,
+                "model": deployment.model,
+                "program": list(command.program),
+                "args": list(command.args),
+            },
+        )
+
+
+def config_from(doc: Mapping[str, Any], space: Space) -> ServingConfig:
+    """A stored configuration of this space as a value."""
+    choices = frozenset(d.name for d in space.dimensions if any(isinstance(v, Choice) for v in d.values))
+    return ServingConfig.from_json(doc, choices)

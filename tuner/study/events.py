@@ -1,0 +1,148 @@
+"""What a search tells whoever watches it: small frozen events, and the reasons a search ends for.
+
+Knows nothing of terminals or logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from tuner.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_NOTHING_FEASIBLE,
+    EXIT_OK,
+    EXIT_RUNTIME_UNUSABLE,
+    EXIT_UNCONFIRMED,
+)
+from tuner.space.config import ServingConfig
+
+ExitReason = Literal[
+    "confirmed", "nothing_feasible", "no_confirmed_winner", "budget", "runtime_unusable", "interrupted"
+]
+StoppedBy = Literal["trials", "wall", "gpu_hours", "usd", "space_exhausted"]
+
+_EXIT_CODES: dict[ExitReason, int] = {
+    "confirmed": EXIT_OK,
+    "nothing_feasible": EXIT_NOTHING_FEASIBLE,
+    "no_confirmed_winner": EXIT_UNCONFIRMED,
+    "budget": EXIT_UNCONFIRMED,
+    "runtime_unusable": EXIT_RUNTIME_UNUSABLE,
+    "interrupted": EXIT_INTERRUPTED,
+}
+
+
+def exit_code(reason: ExitReason) -> int:
+    """The process exit code of a search that ended for `reason`."""
+    return _EXIT_CODES[reason]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyOpened:
+    """The study is ours. `resumed` is False for a new one; `counted` trials are already in it."""
+
+    study: str
+    uid: str
+    resumed: bool
+    counted: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStarted:
+    """A trial was handed to the runtime. `adopted`: it was found running (or finished) after a restart."""
+
+    number: int
+    trial_id: str
+    config: ServingConfig
+    origin: str
+    attempt: int
+    confirmation: bool = False
+    adopted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStage:
+    """Where a running trial stands, for people."""
+
+    number: int
+    trial_id: str
+    text: str
+    confirmation: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrialEnded:
+    """A trial is recorded. `state` is the study's word for it; `best` says it is the cheapest so far.
+
+    `usd_per_million_output_tokens` is None unless measured; `failure` is a short sentence.
+    """
+
+    number: int
+    trial_id: str
+    config: ServingConfig
+    state: str
+    counted: int
+    usd_per_million_output_tokens: float | None = None
+    capacity_req_per_s: float | None = None
+    ttft_p95_s: float | None = None
+    failure: str | None = None
+    best: bool = False
+    confirmation: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PoolClosed:
+    """A pool gave too many lost or unusable trials in a row; nothing more is started on it in this session."""
+
+    pool: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SearchStopped:
+    """No further configuration is tried; `why` names the budget that is spent, or the exhausted space."""
+
+    why: StoppedBy
+    counted: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmStarted:
+    """A candidate is about to be confirmed at its guarded rate."""
+
+    config: ServingConfig
+    rank: int
+    rate_req_per_s: float
+    repeats: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmEnded:
+    """A candidate held its guarded rate in every repetition, or did not."""
+
+    config: ServingConfig
+    rank: int
+    holds: bool
+
+
+Event = (
+    StudyOpened | TrialStarted | TrialStage | TrialEnded | PoolClosed | SearchStopped | ConfirmStarted | ConfirmEnded
+)
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOutcome:
+    """How a search ended. `stopped_by` is what ended the trying; `message` is one sentence for people."""
+
+    study: str
+    uid: str
+    exit_reason: ExitReason
+    message: str
+    counted: int
+    stopped_by: StoppedBy | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return exit_code(self.exit_reason)

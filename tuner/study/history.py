@@ -1,0 +1,193 @@
+"""One trial of a study as a value: `PastTrial`, read from the database and from nothing else.
+
+Read by sampler, budget, search and summary. Writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.space.config import ServingConfig
+
+PastState = Literal["running", "measured", "infeasible", "pruned", "failed", "invalid", "abandoned"]
+
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+PRICES = "usd_per_hour"
+"""Study attribute: fingerprint -> USD per hour, where the price changed since the trial ran."""
+
+
+@dataclass(frozen=True)
+class PastTrial:
+    """A trial as the study knows it.
+
+    `usd_per_million` is the measured cost, `bound_usd_per_million` the least a pruned or infeasible one can cost;
+    both at today's price. `spec` and `result` are the stored JSON documents. `counted` trials told the study
+    something; a lost or doubtful one did not.
+    """
+
+    number: int
+    state: PastState
+    counted: bool
+    fingerprint: str
+    origin: str
+    config_json: Mapping[str, Any]
+    params: Mapping[str, Any]
+    constraints: Mapping[str, float]
+    attempt: int = 1
+    spec: Mapping[str, Any] | None = None
+    result: Mapping[str, Any] | None = None
+    usd_per_million: float | None = None
+    bound_usd_per_million: float | None = None
+    failure: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.state != "running"
+
+    @property
+    def failure_class(self) -> str | None:
+        return ((self.result or {}).get("failure") or {}).get("class")
+
+    @property
+    def failure_kind(self) -> str | None:
+        return ((self.result or {}).get("failure") or {}).get("kind")
+
+    @property
+    def recognised(self) -> bool:
+        """False for a crash whose log matches nothing known."""
+        return bool(((self.result or {}).get("failure") or {}).get("recognised", True))
+
+    @property
+    def capacity_req_per_s(self) -> float | None:
+        return (self.result or {}).get("capacity_req_per_s")
+
+    @property
+    def ttft_p95_s(self) -> float | None:
+        return (self.result or {}).get("ttft_p95_s")
+
+    @property
+    def node(self) -> str:
+        return str((self.result or {}).get("node") or "")
+
+    @property
+    def pool(self) -> str:
+        return str(self.config_json.get("pool", ""))
+
+    @property
+    def simulated(self) -> bool:
+        return bool((self.result or {}).get("simulated") or (self.spec or {}).get("simulated"))
+
+    @property
+    def gpu_hours(self) -> float:
+        return float((self.result or {}).get("gpu_seconds") or 0.0) / 3600
+
+    @property
+    def usd(self) -> float:
+        """What the trial itself cost: hours held x the price it was started at."""
+        gpus = int((self.spec or {}).get("gpus") or 1)
+        return self.gpu_hours / gpus * float((self.spec or {}).get("usd_per_hour") or 0.0)
+
+    @cached_property
+    def config(self) -> ServingConfig:
+        return ServingConfig.from_json(self.config_json)
+
+
+def read_history(study: optuna.Study) -> list[PastTrial]:
+    """All trials of a study in order, at today's prices."""
+    prices: Mapping[str, float] = study.user_attrs.get(PRICES) or {}
+    return [repriced(past(trial), prices) for trial in study.get_trials(deepcopy=False)]
+
+
+def past(trial: FrozenTrial) -> PastTrial:
+    """Read one trial; a missing attribute means that the controller was killed before writing it."""
+    attrs = trial.user_attrs
+    state = _state(trial)
+    return PastTrial(
+        number=trial.number,
+        state=state,
+        counted=trial.state in COUNTED,
+        fingerprint=attrs.get("fingerprint", ""),
+        origin=attrs.get("origin", ""),
+        config_json=attrs.get("config") or {},
+        params=trial.params,
+        constraints=trial.constraints,
+        attempt=(attrs.get("spec") or {}).get("attempt", 1),
+        spec=attrs.get("spec"),
+        result=attrs.get("result"),
+        usd_per_million=attrs.get("usd_per_million_output_tokens") if state == "measured" else None,
+        bound_usd_per_million=attrs.get("bound_usd_per_million_output_tokens"),
+        failure=attrs.get("failure"),
+    )
+
+
+def _state(trial: FrozenTrial) -> PastState:
+    if not trial.state.is_finished():
+        return "running"
+    state: PastState = trial.user_attrs.get("state", "abandoned")
+    return state
+
+
+def repriced(trial: PastTrial, prices: Mapping[str, float]) -> PastTrial:
+    """The same trial at today's price: cost is proportional to it, capacity does not change."""
+    price, then = prices.get(trial.fingerprint), (trial.spec or {}).get("usd_per_hour")
+    if price is None or not then or price == then:
+        return trial
+    return replace(
+        trial,
+        usd_per_million=_times(trial.usd_per_million, price / then),
+        bound_usd_per_million=_times(trial.bound_usd_per_million, price / then),
+    )
+
+
+def _times(figure: float | None, factor: float) -> float | None:
+    return None if figure is None else figure * factor
+
+
+def counted(history: Iterable[PastTrial]) -> int:
+    """Trials that count against `--trials`: those that told the study something."""
+    return sum(trial.counted for trial in history)
+
+
+def measured_by_cost(history: Iterable[PastTrial]) -> list[PastTrial]:
+    """Measured trials, cheapest first; of several of one configuration the latest."""
+    latest = {trial.fingerprint: trial for trial in history if trial.state == "measured"}
+    return sorted(latest.values(), key=lambda trial: (trial.usd_per_million or 0.0, trial.number))
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """What differs between two JSON documents, as `path: old -> new`, in the order of the paths."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines: list[str] = []
+        for key in sorted({*old, *new}, key=str):
+            inner = f"{path}.{key}" if path else str(key)
+            lines += differences(old.get(key, _ABSENT), new.get(key, _ABSENT), inner)
+        return lines
+    if _is_list(old) and _is_list(new) and len(old) == len(new):
+        return [line for i in range(len(old)) for line in differences(old[i], new[i], f"{path}[{i}]")]
+    same = json.dumps(old, default=str, sort_keys=True) == json.dumps(new, default=str, sort_keys=True)
+    return [] if same else [f"{path}: {_show(old)} -> {_show(new)}"]
+
+
+class _Absent:
+    def __str__(self) -> str:
+        return "(absent)"
+
+
+_ABSENT = _Absent()
+_SHOWN_CHARACTERS = 120
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _show(value: Any) -> str:
+    text = str(value) if isinstance(value, _Absent) else json.dumps(value, default=str, sort_keys=True)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."

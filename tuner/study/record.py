@@ -1,0 +1,178 @@
+"""The only writer of trials: ask, spec, result, constraints, tell, in the order that survives SIGKILL anywhere.
+
+    ask        -> a RUNNING trial with its parameters, and config, fingerprint, origin
+    spec       -> the one attribute with everything needed to run; only now may the runtime start it
+    result     -> what the runtime reported; from here on the trial is never run again
+    constraints, figures, bound -> derived from `result`, each written once
+    tell       -> the state; nothing is written afterwards
+
+At resume: RUNNING without spec never ran; with spec it may run; with result it only needs the rest of its story.
+Knows nothing of runtimes, budgets or samplers' choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.space.config import Scalar, ServingConfig
+from tuner.study.history import PastTrial, past, read_history
+from tuner.study.params import PickedParams, distributions
+from tuner.study.problem import TokenWeights, coordinates
+from tuner.study.storage import Storage
+from tuner.study.verdict import Verdict, judge, stored_result
+from tuner.study.writer import Writer
+from tuner.trial.result import TrialResult
+from tuner.trial.spec import TrialSpec
+
+ABANDONED = "abandoned before start"
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """What to try next and why: `seed:<name>`, `model`, `sampler` or `retry`."""
+
+    config: ServingConfig
+    origin: str
+
+
+class Recorder:
+    """Asks and tells one study. Every method is one or more fenced writes, each safe to repeat."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        study_name: str,
+        dimensions: Mapping[str, tuple[Scalar, ...]],
+        token_weights: TokenWeights,
+        write: Writer,
+    ) -> None:
+        self._picked = PickedParams()
+        self.study = optuna.load_study(study_name=study_name, storage=storage.backend, sampler=self._picked)
+        self._study_id = storage.backend.get_study_id_from_name(study_name)
+        self._storage = storage
+        self._dimensions = dimensions
+        self._weights = token_weights
+        self._write = write
+
+    def history(self) -> list[PastTrial]:
+        return read_history(self.study)
+
+    def next_number(self) -> int:
+        """The number the next asked trial will have."""
+        return len(self.study.get_trials(deepcopy=False))
+
+    def ask(self, pick: Pick) -> int:
+        """Create the trial. A point outside the grid has no parameters."""
+        point = coordinates(pick.config, self._dimensions)
+        fixed = distributions(self._dimensions) if point is not None else {}
+        self._picked.prime(fixed, point or {})
+        trial = self._write("ask", lambda: self.study.ask(fixed_distributions=fixed))
+        if any(point is None or point[name] != value for name, value in trial.params.items()):
+            # `ask` hands out what another program has queued; this study chooses for itself.
+            self._fail(trial.number, "queued by another program; set aside")
+            return self.ask(pick)
+        self._set(trial.number, "config", pick.config.as_json())
+        self._set(trial.number, "fingerprint", pick.config.fingerprint)
+        self._set(trial.number, "origin", pick.origin)
+        return trial.number
+
+    def commit(self, number: int, spec: TrialSpec) -> None:
+        """From here on the trial may be started; a further attempt replaces the former."""
+        self._set(number, "spec", spec.as_json())
+
+    def finish(self, number: int, spec: TrialSpec, result: TrialResult) -> PastTrial:
+        """Store the result, then derive and tell the rest. A stored result wins over the given one."""
+        frozen = self._trial(number)
+        if frozen.state.is_finished():
+            return past(frozen)
+        if "result" not in frozen.user_attrs:
+            self._set(number, "result", stored_result(result))
+        else:
+            result = TrialResult.from_json(frozen.user_attrs["result"])
+        verdict = judge(result, spec, self._weights)
+        self._constrain(number, frozen, verdict)
+        for key, value in _figures(result, spec, verdict).items():
+            if key not in frozen.user_attrs:
+                self._set(number, key, value)
+        self._report_bound(number, frozen, verdict)
+        self._tell(number, TrialState[verdict.told], verdict.value)
+        return past(self._trial(number))
+
+    def finish_told_halfway(self) -> list[PastTrial]:
+        """After a restart: finish the trials whose result is stored, set aside those that never started."""
+        ended = []
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if "result" in frozen.user_attrs:
+                spec = TrialSpec.from_json(frozen.user_attrs["spec"])
+                result = TrialResult.from_json(frozen.user_attrs["result"])
+                ended.append(self.finish(frozen.number, spec, result))
+            elif "spec" not in frozen.user_attrs:
+                self._fail(frozen.number, ABANDONED)
+        return ended
+
+    def _fail(self, number: int, why: str) -> None:
+        self._set(number, "state", "abandoned")
+        self._set(number, "failure", why)
+        self._tell(number, TrialState.FAIL, None)
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return self._storage.backend.get_trial(self._trial_id(number))
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.backend.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    def _set(self, number: int, key: str, value: Any) -> None:
+        self._write(key, lambda: self._storage.backend.set_trial_user_attr(self._trial_id(number), key, value))
+
+    def _constrain(self, number: int, frozen: FrozenTrial, verdict: Verdict) -> None:
+        """Constraints are write-once: those a killed controller has set stay."""
+        trial = optuna.Trial(self.study, self._trial_id(number))
+        for key, value in verdict.constraints.items():
+            if key not in frozen.constraints:
+                self._write(f"constraint {key}", partial(_constrain_once, trial, key, value))
+
+    def _report_bound(self, number: int, frozen: FrozenTrial, verdict: Verdict) -> None:
+        """The bound of a raced-out trial lets TPE rank it among its like."""
+        bound = verdict.bound_usd_per_million
+        if verdict.state != "pruned" or bound is None or frozen.intermediate_values:
+            return
+        backend, trial_id = self._storage.backend, self._trial_id(number)
+        self._write("bound", lambda: backend.set_trial_intermediate_value(trial_id, 0, bound))
+
+    def _tell(self, number: int, state: TrialState, value: float | None) -> None:
+        # A repeated tell after a lost answer of the database finds the trial finished.
+        self._write("tell", lambda: self.study.tell(number, value, state=state, skip_if_finished=True))
+
+
+def _constrain_once(trial: optuna.Trial, key: str, value: float) -> None:
+    if key not in trial.constraints:
+        trial.set_constraint(key, value)
+
+
+def _figures(result: TrialResult, spec: TrialSpec, verdict: Verdict) -> dict[str, Any]:
+    """The few readable attributes beside the documents; rounded where a person reads them."""
+    figures: dict[str, Any] = {
+        "failure": verdict.failure,
+        "usd_per_million_output_tokens": verdict.value,
+        "bound_usd_per_million_output_tokens": verdict.bound_usd_per_million,
+        "capacity_req_per_s": _rounded(result.capacity_req_per_s if verdict.state == "measured" else None),
+        "bound_req_per_s": _rounded(result.bound_req_per_s),
+        "ttft_p95_s": _rounded(result.ttft_p95_s),
+        "start_up_s": _rounded(result.start_up_s),
+        "gpu_seconds": _rounded(result.gpu_seconds),
+        "node": result.node or None,
+        "simulated": result.simulated or spec.simulated,
+        "attempt": spec.attempt,
+        "state": verdict.state,
+    }
+    return {key: value for key, value in figures.items() if value is not None}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")

@@ -1,0 +1,421 @@
+"""One trial from start to end: start the engine, wait until it generates, load it, stop it, say what happened.
+
+Knows no study and no cluster. Whatever happens, the engine and all it started are gone when `run_trial` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import socket
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tuner
+from tuner.probe.measurement import Level
+from tuner.probe.probe import ProbeReport
+from tuner.probe.probe import probe as real_probe
+from tuner.trial.classify import Ending, classify
+from tuner.trial.engine_log import LogFollower, read_end
+from tuner.trial.engine_process import EngineProcess
+from tuner.trial.host_memory import OomCounts, read_counts
+from tuner.trial.plumbing import HOST, effective_of, free_port, max_running_of, plumbing, secrets_of
+from tuner.trial.readiness import HttpEngine
+from tuner.trial.result import Failure, TrialResult
+from tuner.trial.spec import TrialSpec
+
+_T = TypeVar("_T")
+
+LOG_NAME = "engine.log"
+RECORD_NAME = "engine.json"
+
+_WATCH_EVERY_S = 0.2
+_READ_LOG_EVERY_S = 1.0
+_ASK_EVERY_S = 1.0
+# A client sees the failure before the process is gone: sglang's main process outlived its scheduler by 6-7 s on a real
+# 0.5.23, and waits 60 s more for core dumps when warm-up had begun.
+_DYING_S = 90.0
+_DYING_WORDS = ("sigquit", "Scheduler hit an exception", "crashed with exit code")
+_SETTLE_S = 10.0
+# How long the load may take to wind up once it is told to.
+_WIND_UP_S = 5.0
+# Who asks a trial to stop (a drain, an eviction) may grant only seconds: a kubelet eviction was seen to grant 2.
+_HURRY_S = 1.0
+# Beyond its own deadline the load gets this much for warm-up, priming and the last requests.
+_OVERRUN_S = 900.0
+
+
+# `tuner.probe.probe.probe`, or what stands in for it.
+Probe = Callable[..., Coroutine[Any, Any, ProbeReport]]
+
+
+def _ignore(_: object) -> None:
+    """Nobody watches."""
+
+
+@dataclass(slots=True)
+class Hooks:
+    """How a trial is watched and stopped from outside. All are called on the trial's own thread.
+
+    `stop_reason` returns why to stop, or "". `checkpoint` gets what is known so far, as the result it would be if the
+    trial were interrupted now, at every phase and level.
+    """
+
+    progress: Callable[[str], None] = _ignore
+    on_level: Callable[[Level], None] = _ignore
+    checkpoint: Callable[[TrialResult], None] = _ignore
+    stop_reason: Callable[[], str] = lambda: ""
+    on_engine: Callable[[EngineProcess], None] = _ignore
+
+
+def run_trial(
+    spec: TrialSpec,
+    *,
+    workdir: Path,
+    hooks: Hooks | None = None,
+    probe: Probe = real_probe,
+    now_s: Callable[[], float] = time.monotonic,
+    oom_counts: Callable[[], OomCounts] = read_counts,
+) -> TrialResult:
+    """Run the trial; never raises for what the engine or the load does.
+
+    Raises:
+        OSError: `workdir` cannot be written, or there is no free port.
+    """
+    trial = _Trial(spec, workdir, hooks or Hooks(), probe, now_s, oom_counts)
+    return trial.run()
+
+
+class _Failed(Exception):  # noqa: N818 - control flow of this module alone
+    """The trial is over without figures."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class _EngineEnded(Exception):  # noqa: N818 - control flow of this module alone
+    """The engine ended before it generated."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """What has been learned so far; every result is made from it."""
+
+    start_up_s: float | None = None
+    effective: dict[str, Any] = field(default_factory=dict)
+    max_running: int | None = None
+    simulated: bool = False
+    engine_version: str = ""
+    levels: list[Level] = field(default_factory=list)
+    phase: Literal["start", "load"] = "start"
+
+
+class _Trial:
+    def __init__(
+        self,
+        spec: TrialSpec,
+        workdir: Path,
+        hooks: Hooks,
+        probe: Probe,
+        now_s: Callable[[], float],
+        oom_counts: Callable[[], OomCounts],
+    ) -> None:
+        self.spec = spec
+        self.workdir = workdir
+        self.hooks = hooks
+        self.probe = probe
+        self.now_s = now_s
+        self.oom_counts = oom_counts
+        self.known = _Known(simulated=spec.simulated)
+        self.started_s = now_s()
+        self.log = LogFollower(workdir / LOG_NAME)
+        self.secrets = secrets_of({**os.environ, **spec.env})
+
+    # --- the sequence
+
+    def run(self) -> TrialResult:
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        port = free_port()
+        self.oom_before = self.oom_counts()
+        self._say("starting the engine")
+        self.started_s = self.now_s()
+        try:
+            self.engine = self._spawn(port)
+        except OSError as error:
+            return self._failed(_not_startable(self.spec.argv, error))
+        try:
+            result = self._outcome(HttpEngine(f"http://{HOST}:{port}"))
+            self.hooks.checkpoint(result)
+        finally:
+            self._stop()
+        return replace(result, gpu_seconds=self._gpu_seconds())
+
+    def _outcome(self, http: HttpEngine) -> TrialResult:
+        try:
+            return _run_loop(self._measure(http))
+        except _Failed as ended:
+            return self._failed(ended.failure)
+
+    def _stop(self) -> None:
+        self._say("stopping the engine")
+        drain_s = self.spec.deadlines.stop_s
+        stuck = self.engine.stop(min(drain_s, _HURRY_S) if self.hooks.stop_reason() else drain_s)
+        if stuck:
+            self._say(f"processes {stuck} survive SIGKILL and may hold their GPUs; check the driver of this machine")
+
+    def _spawn(self, port: int) -> EngineProcess:
+        argv = [*self.spec.argv, *plumbing(port)]
+        mark = f"{self.spec.id}.{self.spec.attempt}.{os.getpid()}"
+        engine = EngineProcess(argv, self.spec.env, self.workdir / LOG_NAME, mark=mark)
+        engine.record.write(self.workdir / RECORD_NAME)
+        self.hooks.on_engine(engine)
+        return engine
+
+    async def _measure(self, http: HttpEngine) -> TrialResult:
+        try:
+            await self._await_ready(http)
+            await self._introspect(http)
+        finally:
+            await http.close()
+        self._checkpoint("warming up")
+        self.known.phase = "load"
+        report = await self._load(http.base_url)
+        return await self._conclude(report)
+
+    async def _await_ready(self, http: HttpEngine) -> None:
+        try:
+            ready = await self._watched(self._generates(http), self.spec.deadlines.ready_s)
+        except _EngineEnded:
+            ready = None
+        if not ready:
+            raise _Failed(await self._engine_failure())
+        self.known.start_up_s = self.now_s() - self.started_s
+
+    async def _generates(self, http: HttpEngine) -> bool:
+        while not await http.generates():  # noqa: ASYNC110 - the event is in another process
+            await asyncio.sleep(_ASK_EVERY_S)
+        return True
+
+    async def _introspect(self, http: HttpEngine) -> None:
+        info = await http.server_info()
+        known = self.known
+        known.effective = effective_of(info)
+        known.max_running = max_running_of(info)
+        known.simulated = known.simulated or info.get("simulated") is True
+        known.engine_version = str(info.get("version", ""))
+        expected = self.spec.engine_version
+        if expected and known.engine_version and expected != known.engine_version:
+            self._say(f"the engine is version {known.engine_version}, the pool says {expected}; correct the space file")
+
+    async def _load(self, base_url: str) -> ProbeReport:
+        spec, deadlines = self.spec, self.spec.deadlines
+        confirm = spec.confirm
+        settings = (
+            {"confirm_rate_req_per_s": confirm.rate_req_per_s, "confirm_duration_s": confirm.duration_s}
+            if confirm
+            else {}
+        )
+        guess = spec.context.get("guess_req_per_s")
+        loading = self.probe(
+            base_url,
+            workload=spec.workload,
+            limits=spec.limits,
+            seed=spec.seed,
+            incumbent_req_per_s=spec.incumbent_req_per_s,
+            guess_req_per_s=guess if isinstance(guess, (int, float)) else None,
+            max_running=self.known.max_running,
+            probe_s=deadlines.probe_s,
+            first_token_s=deadlines.first_token_s,
+            engine_alive=lambda: self.engine.exit_code() is None,
+            stop_requested=lambda: bool(self.hooks.stop_reason()),
+            on_level=self._on_level,
+            on_progress=self._say,
+            **settings,
+        )
+        whole_s = (confirm.duration_s if confirm else deadlines.probe_s) + deadlines.first_token_s + _OVERRUN_S
+        try:
+            report = await self._watched(loading, whole_s)
+        except _EngineEnded:
+            raise _Failed(await self._engine_failure()) from None
+        if report is None:
+            raise _Failed(_overrun(whole_s))
+        return report
+
+    async def _conclude(self, report: ProbeReport) -> TrialResult:
+        outcome = report.outcome
+        self._stop_if_asked()
+        self.known.levels = list(report.levels)
+        self.known.effective.update(report.effective)
+        if report.invalid is not None:
+            failure = Failure("measurement", report.invalid.kind, report.invalid.message)
+            return self._result("invalid", failure=failure, client=report.client)
+        if outcome.state == "failed":
+            failure = await self._engine_failure(outcome.kind, outcome.reason)
+            return replace(self._failed(failure), client=report.client)
+        figures: dict[str, Any] = {
+            "bound_req_per_s": outcome.bound_req_per_s,
+            "ttft_p95_s": outcome.nearest_miss_ttft_p95_s,
+        }
+        if outcome.state == "measured" and report.measurement is not None:
+            figures = {
+                "capacity_req_per_s": report.measurement.capacity_req_per_s,
+                "ttft_p95_s": report.measurement.ttft_p95_s,
+                "output_tokens_per_s": report.measurement.output_tokens_per_s,
+            }
+        return self._result(outcome.state, measurement=report.measurement, client=report.client, **figures)
+
+    # --- watching
+
+    async def _watched(self, work: Coroutine[Any, Any, _T], timeout_s: float) -> _T | None:
+        """The result of `work`, or None past the time.
+
+        Raises:
+            _EngineEnded: the engine ended, and `work` did not end by itself soon after.
+            _Failed: stopping was asked for.
+        """
+        task = asyncio.ensure_future(work)
+        give_up_s = self.now_s() + timeout_s
+        next_look_s = 0.0
+        try:
+            while not task.done() and self.now_s() < give_up_s:
+                await asyncio.wait({task}, timeout=_WATCH_EVERY_S)
+                if self.now_s() >= next_look_s:
+                    self._look()
+                    next_look_s = self.now_s() + _READ_LOG_EVERY_S
+                if not task.done() and (self.hooks.stop_reason() or self.engine.exit_code() is not None):
+                    await asyncio.wait({task}, timeout=_WIND_UP_S if self.known.phase == "load" else 0)
+                    break
+            self._stop_if_asked()
+            if task.done():
+                return task.result()
+            if self.engine.exit_code() is not None:
+                raise _EngineEnded
+            return None
+        finally:
+            await _end(task)
+
+    def _look(self) -> None:
+        for text in self.log.look():
+            self._say(text)
+        self.engine.reap_orphans()
+
+    def _stop_if_asked(self) -> None:
+        if reason := self.hooks.stop_reason():
+            raise _Failed(_interrupted(reason))
+
+    async def _engine_failure(self, kind: str = "", reason: str = "") -> Failure:
+        """What the engine's end or silence means, once it had time to say why."""
+        await self._settle(wait=bool(kind))
+        self._look()
+        log = read_end(self.engine.log_path)
+        if kind and self.engine.exit_code() is None and kind not in ("engine_died", "hang"):
+            found = classify(self._ending(), log, secrets=self.secrets)
+            return found if found.recognised and found.kind != "hang" else replace(found, kind=kind, message=reason)
+        return classify(self._ending(), log, secrets=self.secrets)
+
+    async def _settle(self, *, wait: bool) -> None:
+        """Clients see a failure before the engine's process has ended; what it prints while dying tells why."""
+        give_up_s = self.now_s() + (_SETTLE_S if wait else 0.0)
+        dying_s = self.now_s() + _DYING_S
+        while self.engine.exit_code() is None and not self.hooks.stop_reason():
+            dying = any(word in read_end(self.engine.log_path) for word in _DYING_WORDS)
+            if self.now_s() >= (dying_s if dying else give_up_s):
+                return
+            await asyncio.sleep(_WATCH_EVERY_S)
+
+    def _ending(self) -> Ending:
+        return Ending(
+            exit_code=self.engine.exit_code(),
+            phase=self.known.phase,
+            after_s=self.now_s() - self.started_s,
+            milestone=self.log.milestone,
+            host_memory=self.oom_counts().since(self.oom_before).cause,
+        )
+
+    # --- what is told
+
+    def _say(self, text: str) -> None:
+        self.hooks.progress(text)
+
+    def _on_level(self, level: Level) -> None:
+        self.known.levels.append(level)
+        self.hooks.on_level(level)
+        self._checkpoint("")
+
+    def _checkpoint(self, text: str) -> None:
+        if text:
+            self._say(text)
+        self.hooks.checkpoint(self._failed(_interrupted("the trial was killed")))
+
+    def _failed(self, failure: Failure) -> TrialResult:
+        return self._result("failed", failure=failure)
+
+    def _result(self, state: Any, *, client: Mapping[str, Any] | None = None, **figures: Any) -> TrialResult:
+        known = self.known
+        effective = dict(known.effective)
+        if self.log.retractions:
+            effective["retractions"] = self.log.retractions
+        return TrialResult(
+            id=self.spec.id,
+            state=state,
+            levels=tuple(known.levels),
+            effective=effective,
+            start_up_s=known.start_up_s,
+            gpu_seconds=self._gpu_seconds(),
+            node=os.environ.get("NODE_NAME") or socket.gethostname(),
+            client=client or {},
+            simulated=known.simulated,
+            versions=self._versions(),
+            **figures,
+        )
+
+    def _versions(self) -> dict[str, str]:
+        versions = {"tuner": tuner.__version__, "python": platform.python_version()}
+        if self.known.engine_version:
+            versions["engine"] = self.known.engine_version
+        if self.spec.engine_version:
+            versions["engine_expected"] = self.spec.engine_version
+        return versions
+
+    def _gpu_seconds(self) -> float:
+        return self.spec.gpus * (self.now_s() - self.started_s)
+
+
+def _not_startable(argv: tuple[str, ...], error: OSError) -> Failure:
+    program = argv[0] if argv else "(empty)"
+    message = (
+        f"the engine could not be started - {program}: {error.strerror or error} - correct the pool's command or image"
+    )
+    return Failure("configuration", "bad_command", message)
+
+
+def _interrupted(reason: str) -> Failure:
+    message = f"the trial was ended before it was done - {reason} - it is run again"
+    return Failure("infrastructure", "interrupted", message)
+
+
+def _overrun(after_s: float) -> Failure:
+    message = f"the load did not end - {after_s:.0f} s, far beyond its own deadline - the trial is repeated"
+    return Failure("infrastructure", "probe_overrun", message)
+
+
+async def _end(task: asyncio.Future[Any]) -> None:
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_WIND_UP_S)
+    if task.done() and not task.cancelled():
+        task.exception()  # retrieved: the loop must not report it a second time
+
+
+def _run_loop(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run on uvloop where there is one: it keeps the load's clock true at high rates."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional, and only here
+    except ImportError:  # pragma: no cover - the bundle ships it; a platform without it still works
+        return asyncio.run(work)
+    return uvloop.run(work)
