@@ -18,6 +18,7 @@ from tuner.errors import EXIT_INTERRUPTED, EXIT_OK, TunerError, UsageError
 app = typer.Typer(
     name="tuner",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Finds the cheapest sglang launch configuration that still meets a TTFT limit, on your GPUs and your traffic.",
@@ -146,11 +147,12 @@ def search(
     seed_from: Annotated[
         str | None, typer.Option("--seed-from", help="With --new-study: try the best of this study first.")
     ] = None,
+    log_format: Annotated[str, typer.Option("--log-format", help="Progress on stderr: text or json.")] = "text",
     as_json: AsJson = False,
 ) -> None:
     """Search, or resume: the same command goes on with its study until the total is reached."""
-    from tuner.launch.spaces import open_space
     from tuner.compose import Request, run_search
+    from tuner.launch.spaces import open_space
 
     request = Request(
         space=open_space(space),
@@ -165,6 +167,7 @@ def search(
         external_command=external_command,
         new=new_study is not None,
         seed_from=seed_from,
+        log_format=log_format,
     )
     outcome, summary = run_search(request, sys.stderr, _counting("checking points"))
     if as_json:
@@ -185,8 +188,8 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show a study from its database alone."""
-    from tuner.report.table import print_summary
     from tuner.compose import study_and_storage
+    from tuner.report.table import print_summary
     from tuner.study.summary import read_summary
 
     name, url = study_and_storage(space, study, storage)

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from tuner.study.summary import StudySummary
 
 RUNTIMES = ("kubernetes", "local", "simulated", "external")
+LOG_FORMATS = ("text", "json")
 SEEDED_FROM_OTHER = 5
+EXTERNAL_TIMEOUT_S = 6 * 3600.0
+"""Longer than the deadlines of a trial together (ready, load, stop) with a queue of a few hours before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Request:
     external_command: str | None
     new: bool
     seed_from: str | None
+    log_format: str = "text"
 
     @property
     def name(self) -> str:
@@ -67,6 +71,7 @@ def run_search(
         RuntimeUnusable: the runtime cannot run anything.
     """
     _check(request)
+    from tuner.report.log import JsonLog
     from tuner.report.progress import ProgressLines
     from tuner.study.points import evaluate
     from tuner.study.search import search
@@ -75,13 +80,14 @@ def run_search(
     points = evaluate(request.space, counting)
     problem = _problem(request, points)
     runtime = _runtime(request)
+    lines = ProgressLines(progress, problem.budget.trials)
     outcome = search(
         problem,
         request.storage_url,
         runtime,
         sampler="random" if request.sampler == "random" else "tpe",
         seed=request.seed,
-        on_event=ProgressLines(progress, problem.budget.trials),
+        on_event=JsonLog(progress, study=problem.name) if request.log_format == "json" else lines,
         poll_s=1.0,
     )
     return outcome, read_summary(request.storage_url, problem.name)
@@ -96,6 +102,8 @@ def _check(request: Request) -> None:
         raise UsageError(
             f"--sampler {request.sampler}: no such sampler{did_you_mean(request.sampler, get_args(Method))}"
         )
+    if request.log_format not in LOG_FORMATS:
+        raise UsageError(f"--log-format {request.log_format}: is one of {', '.join(LOG_FORMATS)}")
     if (request.runtime == "external") != bool(request.external_command):
         raise UsageError("--external-command COMMAND goes with --runtime external, and that runtime needs it")
     if request.engine_command and request.runtime != "local":
@@ -157,20 +165,22 @@ def _best_of_other(request: Request, points: Points) -> list:  # type: ignore[ty
 
 def _runtime(request: Request) -> Runtime:
     pools = request.space.spec.pools
-    slots = {name: pool.max_nodes for name, pool in pools.items()}
+    nodes = {name: pool.max_nodes for name, pool in pools.items()}
     if request.runtime == "simulated":
         from tuner.runtime.simulated import SimulatedRuntime
 
-        return SimulatedRuntime(slots, world=request.world)
+        return SimulatedRuntime(nodes, world=request.world)
     if request.runtime == "external":
         from tuner.runtime.external import ExternalRuntime
 
         assert request.external_command is not None
-        return ExternalRuntime(shlex.split(request.external_command), parallel=sum(slots.values()))
+        command = shlex.split(request.external_command)
+        return ExternalRuntime(command, timeout_s=EXTERNAL_TIMEOUT_S, parallel=max(nodes.values()))
     from tuner.runtime.local import LocalRuntime
 
-    folder = Path(f"{request.name}.trials").resolve()
-    return LocalRuntime(workdir=folder, gpus=max(p.gpus_per_node for p in pools.values()))
+    smallest = min(layout.gpus for layout in request.space.layouts)
+    slots = {name: max(1, pool.gpus_per_node // smallest) for name, pool in pools.items()}
+    return LocalRuntime(slots, workdir=Path(f"{request.name}.trials").resolve())
 
 
 def study_and_storage(space: str | None, study: str | None, storage: str | None) -> tuple[str | None, str]:

@@ -88,9 +88,7 @@ class FakeRuntime:
         until = self.cluster.now_s + timeout_s
         self.cluster.now_s = max(self.cluster.now_s, min([*pending, until]))
         ended = [
-            t
-            for t in self.cluster.live.values()
-            if t.ends_s <= self.cluster.now_s and t.spec.id not in self._told
+            t for t in self.cluster.live.values() if t.ends_s <= self.cluster.now_s and t.spec.id not in self._told
         ]
         self._told |= {t.spec.id for t in ended}
         stages = [Stage(t.spec.id, "running") for t in self.cluster.live.values() if t.ends_s > self.cluster.now_s]

@@ -165,7 +165,7 @@ class Architecture:
     def index_bytes_per_layer(self) -> float:
         return self.index_dim * INDEX_KEY_BYTES_PER_DIM
 
-    def kv_bytes_per_token(self, dtype: KvDtype, mtp: bool = False) -> float:
+    def kv_bytes_per_token(self, dtype: KvDtype, *, mtp: bool = False) -> float:
         """KV cache of one token in all layers with the indexers' keys; with the draft layers' own if `mtp`."""
         per_layer = self.kv_bytes_per_layer(dtype)
         total = self.layers * per_layer + self.index_layers * self.index_bytes_per_layer
@@ -189,10 +189,7 @@ class Architecture:
 
         Sparse latent attention works on the latent itself (absorbed); full attention on expanded heads.
         """
-        if self.sparse:
-            dims = 2 * self.latent_dim + self.rope_dim
-        else:
-            dims = self.head_dim + self.rope_dim + self.value_dim
+        dims = 2 * self.latent_dim + self.rope_dim if self.sparse else self.head_dim + self.rope_dim + self.value_dim
         return 2.0 * self.heads * dims * self.layers
 
     @property

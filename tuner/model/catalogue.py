@@ -71,6 +71,7 @@ def accelerator(name: str) -> Accelerator:
 
 
 def accelerators() -> tuple[str, ...]:
+    """The names `accelerator` knows."""
     return tuple(_data("accelerators.json")["accelerators"])
 
 
@@ -89,6 +90,7 @@ def architecture(name_or_path: str) -> Architecture:
 
 
 def architectures() -> tuple[str, ...]:
+    """The names `architecture` knows, aliases included."""
     doc = _data("architectures.json")
     return (*doc["architectures"], *doc["aliases"])
 

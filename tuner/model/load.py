@@ -11,13 +11,22 @@ import math
 from typing import NamedTuple
 
 from tuner.model.memory import chunk_tokens, max_running
-from tuner.model.queueing import length_cv2, length_p95, prefix_hit_share, queue_wait_s, residual_wait_s, slot_wait_s
+from tuner.model.queueing import (
+    length_cv2,
+    length_p95,
+    prefix_hit_share,
+    queue_wait_s,
+    residual_wait_s,
+    slot_wait_s,
+    waiting_share,
+)
 from tuner.model.settings import EngineSettings
 from tuner.model.steps import RooflineSteps
 from tuner.space.workload import Workload
 
 _MISS_MATTERS = 0.05  # prefix misses above this share are what p95 sees
 _CERTAIN_HIT = 0.999
+_EVEN_STREAMS = 16  # constant arrivals, as if dealt out of so many: gaps vary by a quarter
 
 
 class LoadPoint(NamedTuple):
@@ -69,6 +78,7 @@ class LoadCurve:
         self._stretch = length_p95(workload.input_tokens) / self._asked
         # the engine hands requests to its schedulers in turn: each sees every n-th arrival of a Poisson stream
         arrivals_cv2 = 1.0 if workload.arrivals == "poisson" else 0.0
+        self._streams = settings.dp if workload.arrivals == "poisson" else _EVEN_STREAMS
         self._replica_cv2, self._slot_cv2 = arrivals_cv2 / settings.dp, arrivals_cv2 / settings.schedulers
         self._chunk = float(chunk_tokens(settings, workload.max_context_tokens))
         running = max_running(settings)
@@ -123,7 +133,7 @@ class LoadCurve:
 
     def _prefill_step_s(self, new: float, context: float, prompts: float) -> float:
         """Seconds to prefill `prompts` prompts together, spread over the attention-DP ranks of one replica."""
-        busy = self._ranks if prompts > self._ranks else prompts
+        busy = min(prompts, self._ranks)
         tokens = new * prompts / busy
         if tokens <= self._chunk:
             return self._model.prefill_s(tokens, context, new * prompts)
@@ -143,7 +153,7 @@ class LoadCurve:
         uneven = self._replica_cv2
         mean = rate * prompt.lone_s
         for _ in range(2):
-            even = mean if mean > 1.0 else 1.0
+            even = max(1.0, mean)
             count = min(prompt.most, even + uneven * (mean / -math.expm1(-mean) - even))
             seconds = prompt.lone_s + slope * (count - 1)
             mean = rate * seconds
@@ -154,7 +164,7 @@ class LoadCurve:
     def at(self, batch: float) -> LoadPoint:
         """The point where `batch` requests run on each scheduler on average."""
         prompt = self._steady or self._prompt(self._hit(batch))
-        step_s = self._model.decode_s(batch if batch > 1.0 else 1.0, self._decode_context)
+        step_s = self._model.decode_s(max(1.0, batch), self._decode_context)
         decode_s = self._out * step_s / (self._model.tokens_per_verify * batch * self._ranks)
         rate = 1.0 / (prompt.lone_s + decode_s)
         together, prefill_s, median_s = self._together(prompt, rate)
@@ -212,5 +222,9 @@ class LoadCurve:
     def _queued_s(self, prompt: _Prompt, rate: float, busy: float, prefill_s: float, above: float) -> float:
         """The wait for prefill that a share `above` exceeds: behind others, or for the step under way to end."""
         service = prompt.most_s / prompt.most
-        wait = queue_wait_s(rate * service, service, (self._replica_cv2 + prompt.cv2) / 2, above)
-        return max(wait, residual_wait_s(busy, prefill_s, above)) if prompt.most > 1.0 else wait
+        served = rate * service
+        waiting = waiting_share(served, self._streams)
+        wait = queue_wait_s(served, service, self._replica_cv2, prompt.cv2, waiting, above)
+        if prompt.most <= 1.0:
+            return wait
+        return max(wait, residual_wait_s(waiting_share(busy, self._streams), prefill_s, above))

@@ -13,9 +13,9 @@ from tuner.model.catalogue import GIB, Accelerator
 from tuner.model.checkpoint import weight_parts
 from tuner.model.settings import EngineSettings
 
-# The engine's default when drafting and no value was given (sglang server_args: speculative decoding).
+# The engine's default, for the whole replica, when drafting and no value was given (sglang 0.5.23, speculative_hook).
 SPECULATIVE_MAX_RUNNING = 48
-# sglang bounds its own default to [2048, 4096]; the lower end is what short pools get.
+# sglang bounds its own default to [2048, 4096] (0.5.23, kv_cache_configurator); long contexts get the lower end.
 DEFAULT_MAX_RUNNING = 2048
 
 _MIB = 1024**2
@@ -25,11 +25,11 @@ _TRANSIENT_BYTES_PER_TOKEN_DIM = 9.15
 # What lives beside it (residuals, expanded expert inputs and outputs, queries, top-k). Calibrated on the same failure:
 # 5.15 GiB were left of (1 - 0.85) x 286.5 GiB when it asked, less runtime and graphs = 30.7 GiB = 251 kB per token.
 _WORKSPACE_BYTES_PER_TOKEN_DIM = 41.0
-# Device context, kernel images and collective buffers; of the 5.1 GB such a process holds before weights load.
+# Device context and kernel images, then collective buffers. Assumed: the sum enters the calibration above as a whole.
 _RUNTIME_BYTES = 3 * GIB
 _COLLECTIVE_BYTES = 2 * GIB
-# Decode graphs: sglang's own reserve (memory_hook) is 2 MB per captured request, 3 MB more per request and attention
-# rank under attention DP, and about 1 GB once; drafting captures draft and verify graphs too.
+# Decode graphs: 2 MB per captured request, 3 MB more per request and attention rank under attention DP, as in sglang's
+# own reserve (0.5.23, memory_hook). The constant part and the share of draft graphs are assumed.
 _GRAPH_BASE_BYTES = GIB
 _GRAPH_BYTES_PER_REQUEST = 2 * _MIB
 _GRAPH_BYTES_PER_REQUEST_AND_RANK = 3 * _MIB
@@ -97,16 +97,24 @@ class MemoryPlan:
         share = self.settings.mem_fraction
         lines += [
             f"weights together: {_gib(self.weights_bytes)}",
-            f"KV cache: {self.kv_bytes_per_token / 1e3:.1f} kB a token ({self.settings.kv_dtype})"
-            f" x {self.max_context_tokens:,} tokens of the longest request = {kv:.1f} GiB",
-            f"static budget: {share:g} x {_gib(self.acc.hbm_bytes)} = {_gib(self.static_budget_bytes)};"
-            f" left {self.static_margin_gib:+.1f} GiB",
+            (
+                f"KV cache: {self.kv_bytes_per_token / 1e3:.1f} kB a token ({self.settings.kv_dtype})"
+                f" x {self.max_context_tokens:,} tokens of the longest request = {kv:.1f} GiB"
+            ),
+            (
+                f"static budget: {share:g} x {_gib(self.acc.hbm_bytes)} = {_gib(self.static_budget_bytes)};"
+                f" left {self.static_margin_gib:+.1f} GiB"
+            ),
             f"KV capacity: {self.kv_capacity_tokens:,} tokens per scheduler, {self.settings.schedulers} scheduler(s)",
-            f"prefill step of {chunk_tokens(self.settings, self.max_context_tokens):,} tokens:"
-            f" {_gib(self.transient_bytes)} at once beside {_gib(self.workspace_bytes)} of buffers",
+            (
+                f"prefill step of {chunk_tokens(self.settings, self.max_context_tokens):,} tokens:"
+                f" {_gib(self.transient_bytes)} at once beside {_gib(self.workspace_bytes)} of buffers"
+            ),
             f"graphs {_gib(self.graph_bytes)}, runtime and collectives {_gib(self.runtime_bytes)}",
-            f"beside the static budget: {1 - share:.2g} x {_gib(self.acc.hbm_bytes)};"
-            f" left {self.dynamic_margin_gib:+.1f} GiB",
+            (
+                f"beside the static budget: {1 - share:.2g} x {_gib(self.acc.hbm_bytes)};"
+                f" left {self.dynamic_margin_gib:+.1f} GiB"
+            ),
         ]
         verdict = "fits" if self.fits else "does not fit"
         return [*lines, f"{verdict}: {self.binds} decide, {self.margin_gib:+.1f} GiB"]

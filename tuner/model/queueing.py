@@ -10,21 +10,44 @@ _STANDSTILL_PER_S = 1e-9  # a queue that drains slower than this does not drain
 _LEAST_VARIATION = 0.05  # acceptance and routing keep even constant traffic a little uneven
 
 
-def queue_wait_s(busy: float, service_s: float, variation: float, above: float) -> float:
+def waiting_share(busy: float, streams: int) -> float:
+    """Probability that an arrival finds the server busy when it gets every `streams`-th request of a Poisson stream.
+
+    With one stream it is the utilisation. Dealt out in turn, gaps are Erlang: the share of gaps shorter than a
+    service, relative to exponential ones, is what the dealing out saves.
+    """
+    if streams == 1 or busy <= 0.0:
+        return busy
+    mean = streams * busy
+    term = total = 1.0
+    for count in range(1, streams):
+        term *= mean / count
+        total += term
+    return busy * (1.0 - math.exp(-mean) * total) / -math.expm1(-busy)
+
+
+def queue_wait_s(
+    busy: float, service_s: float, arrivals_cv2: float, service_cv2: float, waiting: float, above: float
+) -> float:
     """The wait in a G/G/1 queue that a share `above` of requests exceed.
 
-    `busy` is the utilisation, `variation` half the sum of the squared coefficients of variation of arrivals and
-    services (Allen-Cunneen); the tail is taken as exponential behind the probability `busy` of waiting at all.
+    Mean by Kraemer and Langenbach-Belz from the utilisation and the squared coefficients of variation; the tail is
+    exponential behind the probability `waiting` of waiting at all.
     """
-    if busy <= above:
+    variation = arrivals_cv2 + service_cv2
+    if waiting <= above or variation <= 0.0:
         return 0.0
-    mean_if_waiting = service_s * variation / (1.0 - busy)
-    return mean_if_waiting * math.log(busy / above)
+    if busy >= 1.0:
+        return math.inf
+    mean_s = busy * service_s * variation / 2 / (1.0 - busy)
+    if arrivals_cv2 < 1.0:
+        mean_s *= math.exp(-2 * (1 - busy) * (1 - arrivals_cv2) ** 2 / (3 * busy * variation))
+    return mean_s / waiting * math.log(waiting / above)
 
 
-def residual_wait_s(busy: float, step_s: float, above: float) -> float:
-    """The rest of a step under way that a share `above` of arrivals exceed: uniform, with probability `busy`."""
-    return step_s * (1.0 - above / busy) if busy > above else 0.0
+def residual_wait_s(waiting: float, step_s: float, above: float) -> float:
+    """The rest of a step under way that a share `above` of arrivals exceed: uniform, with probability `waiting`."""
+    return step_s * (1.0 - above / waiting) if waiting > above else 0.0
 
 
 def slot_wait_s(sigmas_free: float, free_rate: float, variation: float) -> float:

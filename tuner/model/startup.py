@@ -11,11 +11,13 @@ from tuner.model.checkpoint import weight_parts
 from tuner.model.memory import max_running
 from tuner.model.settings import EngineSettings
 
+# No source gives start-up times by storage medium: bytes over bandwidth is arithmetic (437 GB at 2 GB/s = 3.6 min), the
+# constants are judgements of a usual cold start.
 _LAUNCH_S = 45.0  # interpreter, imports, one process per GPU, collectives
 _WARM_UP_S = 20.0  # first request and health answer
-_COMPILE_S = {"amd": 150.0, "nvidia": 75.0}  # kernels tuned or compiled at first use: aiter and tilelang take longer
+_COMPILE_S = {"amd": 150.0, "nvidia": 75.0}  # kernels tuned or compiled at first use; aiter and tilelang compile more
 _CAPTURE_BASE_S = 10.0
-_CAPTURE_S = 1.0  # per captured batch size; about 1 s each for a 78-layer model
+_CAPTURE_S = 1.0  # per captured batch size
 _CAPTURE_EVERY = 8  # captured sizes are about every eighth batch
 
 

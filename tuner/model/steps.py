@@ -16,23 +16,25 @@ from tuner.model.catalogue import Accelerator, tokens_per_verify
 from tuner.model.checkpoint import QUANTIZATION, WeightPart, weight_parts
 from tuner.model.settings import EngineSettings
 
-# Efficiencies shared by all accelerators, calibrated together on the runs each catalogue entry names under
-# `calibrated_on` (two accelerators, FP8 and FP4, TP4 and TP8). What differs per accelerator stands in the catalogue.
+# Shared by all accelerators. Fitted by hand, together with `layer_overhead_us` and `gather_efficiency` of the
+# catalogue, to the runs named there under `calibrated_on` (two accelerators, FP8 and FP4, TP4 and TP8).
 _READ_EFFICIENCY = 0.70  # of HBM bandwidth, streaming weights through GEMMs of few rows
-_GEMM_EFFICIENCY = 0.44  # of the bf16 peak, projections; block scaling costs fp8 what its peak would gain
+_GEMM_EFFICIENCY = 0.44  # of the bf16 peak, projections; block scaling is taken to cost fp8 what its peak would gain
 _EXPERT_EFFICIENCY = 0.22  # of the number format's peak, grouped GEMMs over whole experts
-_EXPERT_TILE = 128  # columns; a tensor-parallel slice of s columns reaches s / (s + tile) of the above
+_FP8_LAYER_S = 25e-6  # quantising activations before every projection, per layer
+
+# Assumed: of the right size, but no published run isolates them. First to be doubted where the model is off.
+_EXPERT_TILE = 128  # columns; a tensor-parallel slice of s columns reaches s / (s + tile) of the expert efficiency
 _EXPERT_IMBALANCE = 1.2  # busiest expert-parallel rank over the mean in prefill (hot experts)
 _ATTENTION_EFFICIENCY = 0.35  # of the bf16 peak, flash attention of prefill
 _INDEXER_EFFICIENCY = 0.20  # of the fp8 peak, scoring all context tokens and picking the top-k
 _LINK_EFFICIENCY = 0.70  # of the scale-up bandwidth, large collectives
-_FP8_LAYER_S = 25e-6  # quantising activations before every projection, per layer
-_EAGER_FACTOR = 2.0  # launches without a captured graph; a judgement, no published run isolates it
-_DRAFT_LAUNCH_S = 0.3e-3  # per draft step; public fits give 0.3-0.5 ms with the head (engine runs, k x 0.3-0.5 ms)
-_INGEST_S = 0.015  # tokenizing, scheduling, HTTP per request (inference-sim's fitted alpha)
+_EAGER_FACTOR = 2.0  # launches without a captured graph, over those with one
+_DRAFT_LAUNCH_S = 0.3e-3  # per draft step, beside its layer and the head
+_INGEST_S = 0.015  # tokenizing, scheduling, HTTP per request (inference-sim's default, fitted on vLLM)
 
-# Routing is skewed: half of the experts are taken 1.6 times as often as the mean, half 0.4 times. Calibrated on how
-# TPOT grows between concurrency 4 and 64; even routing would touch 87 % of 256 experts at 64 tokens, this touches 76 %.
+# Routing is skewed: half of the experts are taken 1.6 times as often as the mean, half 0.4 times. Fitted to how TPOT
+# grows between concurrency 4 and 64; even routing would touch 87 % of 256 experts at 64 tokens, this touches 76 %.
 _HOT, _COLD = 1.6, 0.4
 
 
@@ -56,8 +58,8 @@ class RooflineSteps:
 
     def prefill_s(self, new_tokens: float, context_tokens: float, total_tokens: float = 0) -> float:
         """Seconds of a prefill step; `total_tokens` over all attention-DP ranks where it is more than this rank's."""
-        total = total_tokens if total_tokens > new_tokens else new_tokens
-        attended = context_tokens if context_tokens < self._topk else self._topk
+        total = max(new_tokens, total_tokens)
+        attended = min(self._topk, context_tokens)
         return (
             self._prefill_base_s
             + self._experts_read_s * self._coverage(total)
@@ -69,7 +71,7 @@ class RooflineSteps:
     def decode_s(self, batch: float, context_tokens: float) -> float:
         """Seconds of a decode (verify) step, drafting included, for `batch` requests of the busiest rank."""
         total = batch * self._verify * self._ranks
-        attended = context_tokens if context_tokens < self._topk else self._topk
+        attended = min(self._topk, context_tokens)
         return (
             (self._decode_base_s if batch <= self._graph_max else self._eager_base_s)
             + self._experts_read_s * self._spread(total)

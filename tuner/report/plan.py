@@ -20,6 +20,14 @@ from tuner.study.points import Point, Points, architecture_of
 TOP = 10
 
 
+def best_by_kind(points: Points) -> list[Point]:
+    """The best predicted point of each combination of pool, layout and bundles, cheapest first."""
+    best: dict[tuple[Any, ...], Point] = {}
+    for p in points.valid:
+        best.setdefault((p.config.pool, p.config.layout, *(v for _, v in p.config.values if isinstance(v, Choice))), p)
+    return list(best.values())[:TOP]
+
+
 def memory_rows(points: Points) -> list[dict[str, Any]]:
     """One row per pool, layout and bundle choice: the point with the most and the least memory left."""
     rows: dict[tuple[str, str, str], list[Point]] = {}
@@ -74,7 +82,7 @@ def plan_json(points: Points, forecast: Forecast, *, arithmetic: bool) -> dict[s
                 "margin_gib": p.candidate.margin_gib,
                 "known_issues": {w.rule: w.reason for w in points.space.warnings(p.config)},
             }
-            for p in points.valid[:TOP]
+            for p in best_by_kind(points)
         ],
         "forecast": {
             "trials": forecast.trials,
@@ -97,7 +105,7 @@ def print_plan(points: Points, forecast: Forecast, out: TextIO, *, arithmetic: b
     console.print(_rejected(points))
     console.print(_memory(points))
     console.print(_best(points))
-    issues = {w.rule: w.reason for p in points.valid[:TOP] for w in points.space.warnings(p.config)}
+    issues = {w.rule: w.reason for p in best_by_kind(points) for w in points.space.warnings(p.config)}
     for rule, reason in sorted(issues.items()):
         print(f"known issue {rule}: {reason}", file=out)
     print(
@@ -142,11 +150,12 @@ def _memory(points: Points) -> Table:
 
 
 def _best(points: Points) -> Table:
-    table = Table(title=f"the model's best {TOP} (predicted, nothing is measured yet)", title_justify="left")
+    title = f"the model's best {TOP}, one per layout and bundles (predicted, nothing is measured yet)"
+    table = Table(title=title, title_justify="left")
     table.add_column("$/M output tokens", justify="right", no_wrap=True)
     table.add_column("req/s", justify="right", no_wrap=True)
     table.add_column("configuration")
-    for p in points.valid[:TOP]:
+    for p in best_by_kind(points):
         cost, rate = p.candidate.predicted_usd_per_million, p.prediction.capacity_req_per_s
         table.add_row(f"{cost:.3f}", f"{rate:.2f}", p.config.describe())
     return table

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
-
 from tuner.errors import NothingFeasible, UsageError
 from tuner.export.target import Target, Volume
 from tuner.export.winner import Alternative, Figures, Winner
@@ -78,7 +76,7 @@ def target_of(space: Space, pool_name: str) -> Target:
         raise UsageError(f"{space.file}: has no pool {pool_name}; the study was made with one")
     acc = accelerator(pool.accelerator)
     return Target(
-        vendor=cast("Literal['amd', 'nvidia']", acc.vendor),
+        vendor=acc.vendor,
         gpu_resource=acc.resource_name,
         node_selector=pool.node_selector,
         tolerations=pool.tolerations,

@@ -87,7 +87,7 @@ class Replica:
         """When the next step ends that may change something; None when nothing will ever happen by itself."""
         if self.hung or self.died:
             return None
-        if self._step is None and any(rank.busy for rank in self.ranks):
+        if self._step is None and (self._due() or any(rank.busy for rank in self.ranks)):
             self._plan()
         if self._rejected:
             return self._rejected[0].at_s
@@ -142,8 +142,11 @@ class Replica:
         elif any(rank.running for rank in self.ranks):
             self._plan_decode()
 
+    def _due(self) -> bool:
+        return bool(self._arrivals) and self._arrivals[0][0].visible_s <= self._now_s + TIME_EPSILON
+
     def _deliver(self) -> None:
-        while self._arrivals and self._arrivals[0][0].visible_s <= self._now_s + TIME_EPSILON:
+        while self._due():
             job, rank = self._arrivals.popleft()
             if not rank.enqueue(job):
                 self._rejected.append(Rejected(job.request.request_id, self._now_s))

@@ -9,7 +9,8 @@ from typing import Any
 
 from tuner.space.config import Choice, Scalar
 from tuner.space.expression import Expression, is_expression, parse_embedded
-from tuner.space.schema import Bundle, ChoiceSpec, SpaceSection, expand
+from tuner.space.numeric import expand
+from tuner.space.schema import Bundle, ChoiceSpec, SpaceSection
 
 
 @dataclass(frozen=True)

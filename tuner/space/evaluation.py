@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from tuner.space.config import Choice, ServingConfig
+from tuner.space.config import Choice
 from tuner.space.document import Path_
 from tuner.space.expression import Expression, ExpressionError
 from tuner.space.space import Space
@@ -52,6 +52,6 @@ def _environments(space: Space, expression: Expression) -> Iterator[dict[str, An
 def _inside(space: Space, dimension: str, choice: str) -> Iterator[dict[str, Any]]:
     """The names inside a bundle: those of its point, and its own parameters bare."""
     for config in space.combinations([space.by_name[dimension]]):
-        for name, value in config.values:
+        for _, value in config.values:
             if isinstance(value, Choice) and value.name == choice:
                 yield space.names(config) | dict(value.params)

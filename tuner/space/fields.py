@@ -5,9 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from packaging.version import InvalidVersion, Version
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+DIMENSION = r"^[a-z][-_a-z0-9]*$"
+PARAMETER = r"^[a-z][_a-z0-9]*$"
+CHOICE = r"^[A-Za-z0-9][-_.+A-Za-z0-9]*$"
+VERSION = r"^[0-9]+(\.[0-9]+)+([.a-z0-9]+)?$"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _DURATION = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(s|m|min|h|d)\s*$")
 _UNIT_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -40,16 +46,35 @@ def increasing(pair: list[Any]) -> list[Any]:
     return pair
 
 
+def literal(text: str) -> str:
+    """Refuse `${...}` where nothing is evaluated: it would be passed on as it stands."""
+    if "${" in text:
+        raise ValueError("no ${...} here; expressions are for `args`, for dimensions and for rules")
+    return text
+
+
+def engine_version(text: str) -> str:
+    """Refuse what cannot be compared with the version ranges of rules."""
+    try:
+        Version(text)
+    except InvalidVersion:
+        raise ValueError("a version such as 0.5.16 or 0.5.15.post1") from None
+    return text
+
+
 Seconds = Annotated[
     float,
-    BeforeValidator(read_seconds, json_schema_input_type=float | str),
     Field(gt=0, description="seconds, or text such as 90s, 20m, 24h"),
+    BeforeValidator(read_seconds, json_schema_input_type=float | str),
 ]
-Positive = Annotated[float, BeforeValidator(read_number), Field(gt=0)]
-NotNegative = Annotated[float, BeforeValidator(read_number), Field(ge=0)]
-Share = Annotated[float, BeforeValidator(read_number), Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0), BeforeValidator(read_number)]
+NotNegative = Annotated[float, Field(ge=0), BeforeValidator(read_number)]
+Share = Annotated[float, Field(ge=0, lt=1), BeforeValidator(read_number)]
 Tokens = Annotated[int, Field(ge=1, le=10_000_000)]
 Text = Annotated[str, Field(min_length=1, max_length=4000)]
+Plain = Annotated[Text, AfterValidator(literal)]
+EngineVersion = Annotated[str, Field(pattern=VERSION), AfterValidator(engine_version)]
 FlagValue = bool | int | float | str
+PlainValue = bool | int | float | Annotated[str, AfterValidator(literal)]
 Flags = dict[str, FlagValue]
-Env = dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str]
+Env = dict[Annotated[str, Field(pattern=VARIABLE)], Annotated[str, AfterValidator(literal)]]

@@ -5,7 +5,10 @@ Knows the shape and the meaning of a space file, but no engine: what flags exist
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +18,21 @@ from pydantic import ValidationError
 from tuner.errors import Problem, SpaceError
 from tuner.space.dimension import Dimension, Template, dimensions_of
 from tuner.space.document import Document, Path_, read_document
+from tuner.space.evaluation import MOST, failures
 from tuner.space.expression import Expression, ExpressionError, is_expression, parse, parse_embedded
-from tuner.space.layouts import enumerate_layouts
+from tuner.space.layouts import NEEDS, enumerate_layouts, unused_parts
 from tuner.space.messages import problems_of
 from tuner.space.nearest import did_you_mean
+from tuner.space.overlaps import overlaps
 from tuner.space.schema import Rule, SpaceFile
 from tuner.space.seeds import Seed, read_seed
-from tuner.space.space import ActiveRule, Space
+from tuner.space.space import ActiveRule, Space, infer_precision
 
 CheckFlag = Callable[[str, str, object], str | None]
 """(engine version, flag, value) -> what is wrong with it, or None. A `${...}` is passed as None."""
 
+MAX_POINTS = 500_000  # every point is checked, with its memory, before the first trial
+_RESERVED = ("pool", "accelerator", "workload", "layout", "only")
 _FIXED_NAMES = ("pool", "accelerator", "layout.tp", "layout.dp", "layout.attn_dp", "layout.ep", "layout.gpus")
 _WORKLOAD_NAMES = tuple(
     f"workload.{n}"
@@ -74,14 +81,8 @@ class _Loader:
         dimensions, derived_text = dimensions_of(spec.space)
         names = _known_names(dimensions)
         layouts = enumerate_layouts(spec.space.layout)
-        if not layouts:
-            self._add(
-                ("space", "layout"),
-                "no valid layout: GPUs = tp x dp must equal `gpus`, attn_dp and ep must divide tp, and dp and attn_dp "
-                "exclude each other",
-            )
         space = Space(
-            file=self.document.file,
+            document=self.document,
             spec=spec,
             layouts=layouts,
             dimensions=dimensions,
@@ -90,10 +91,19 @@ class _Loader:
             pool_flags={p: self._template(("pools", p, "args"), pool.args, names) for p, pool in spec.pools.items()},
             bundle_flags=self._bundle_templates(dimensions),
         )
+        self._check_layouts(space)
+        self._check_names(space)
         self._check_flags(space)
         self._check_bundles(space)
         self._check_workload(space)
-        self._check_seeds(space)
+        for path, message in overlaps(space):
+            self._add(path, message, key=True)
+        broken = list(failures(space))
+        for path, message in broken:
+            self._add(path, message)
+        if not self.problems:
+            self._check_points(space)
+        self._check_seeds(space, spanned=bool(space.layouts) and not broken)
         if self.problems:
             raise SpaceError(self.problems)
         return space
@@ -142,9 +152,56 @@ class _Loader:
                 self._add((*path, "engine"), f"`{rule.engine}` is not a version range such as >=0.5.14,<0.5.17")
                 continue
             if expression:
-                yield ActiveRule(rule.id, expression, _reason(rule), rule.forbid is not None, versions)
+                yield ActiveRule((*path, key), rule.id, expression, _reason(rule), rule.forbid is not None, versions)
 
     # --- what crosses parts of the file
+
+    def _check_layouts(self, space: Space) -> None:
+        path = ("space", "layout")
+        if not space.layouts:
+            self._add(path, f"no valid layout: {NEEDS}")
+            return
+        for part, i, value in unused_parts(self.spec.space.layout, space.layouts):
+            self._add((*path, part, i), f"{value} is part of no valid layout; drop it, or see what it needs: {NEEDS}")
+        largest = max(p.gpus_per_node for p in self.spec.pools.values())
+        wide = [layout.label for layout in space.layouts if layout.gpus > largest]
+        if wide:
+            self._add(path, f"{wide[0]} needs more GPUs than a node of any pool has ({largest})")
+
+    def _check_names(self, space: Space) -> None:
+        """Names must tell dimensions apart in expressions, and labels the values in a study."""
+        variables: dict[str, str] = {}
+        for name in (*space.by_name, *space.derived):
+            variable = name.replace("-", "_")
+            if variable in _RESERVED:
+                self._add(("space", name), f"the name `{name}` is taken; call the dimension otherwise", key=True)
+            elif variable in variables:
+                self._add(("space", name), f"the same name as `{variables[variable]}` in expressions", key=True)
+            variables.setdefault(variable, name)
+        for dimension in space.dimensions:
+            label, count = Counter(map(str, dimension.labels())).most_common(1)[0]
+            if count > 1:
+                self._add(("space", dimension.name), f"two of its values read `{label}`")
+
+    def _check_points(self, space: Space) -> None:
+        """The grid is small enough to be checked point by point, and something of it is left on every pool."""
+        if space.size > MAX_POINTS:
+            self._add(("space",), f"spans {space.size:,} points, more than {MAX_POINTS:,}; use fewer values")
+            return
+        for pool in self.spec.pools:
+            if not all([space.layouts_on(pool), *(space.values_on(pool, d) for d in space.dimensions)]):
+                self._add(
+                    ("pools", pool), "no point of the space can run on it; check `gpus_per_node` and bundles' `pools`"
+                )
+        counts: Counter[str] = Counter()
+        for config in space.grid():
+            rejection = space.rejection(config)
+            if rejection is None:
+                return
+            counts[rejection.rule] += 1
+        if counts:
+            listed = ", ".join(f"{rule} forbids {n:,}" for rule, n in counts.most_common())
+            self._add(("space",), f"no point is left of {counts.total():,}: {listed}")
 
     def _check_flags(self, space: Space) -> None:
         for path, flag, values, versions in self._flags(space):
@@ -179,55 +236,18 @@ class _Loader:
     def _check_bundles(self, space: Space) -> None:
         with_model = [d for d in space.dimensions if any(b.model for b in d.bundles.values())]
         if len(with_model) != 1:
-            found = " and ".join(d.name for d in with_model) or "none does"
-            self._add(("space",), f"exactly one dimension must choose the checkpoint (`model`) in its bundles: {found}")
+            found = " and ".join(d.name for d in with_model) + " do" if with_model else "none does"
+            self._add(("space",), f"exactly one dimension must choose the checkpoint (`model`) in its bundles; {found}")
         for dimension in space.dimensions:
             for choice, bundle in dimension.bundles.items():
                 path = ("space", dimension.name, "choice", choice)
                 if dimension in with_model and not bundle.model:
                     self._add(path, "needs a `model`: the other bundles of this dimension have one")
-                for pool in bundle.pools or ():
+                if bundle.model and not bundle.precision and not infer_precision(bundle.model, choice):
+                    self._add((*path, "model"), f"cannot tell the precision of {bundle.model!r}; add `precision:`")
+                for i, pool in enumerate(bundle.pools or ()):
                     if pool not in self.spec.pools:
-                        self._add((*path, "pools"), f"no pool '{pool}'{did_you_mean(pool, self.spec.pools)}")
-        self._check_precision(space)
-        self._check_overlaps(space)
-
-    def _check_precision(self, space: Space) -> None:
-        seen = set()
-        for config in space.grid():
-            bundles = tuple(v for _, v in config.values if hasattr(v, "name"))
-            if bundles in seen:
-                continue
-            seen.add(bundles)
-            deployment = space.deployment(config)
-            if not deployment.precision:
-                message = f"cannot tell the precision of {deployment.model!r}; add `precision:` to its bundle"
-                self._add(("space",), message)
-                return
-            if len(seen) > 200:  # more than any file spells out by hand
-                return
-
-    def _check_overlaps(self, space: Space) -> None:
-        """A flag set in two places that can meet is an error."""
-        owners: dict[str, list[tuple[str, Path_]]] = {}
-        for name in self.spec.pools:
-            for flag in self.spec.pools[name].args:
-                owners.setdefault(flag, []).append((f"pool {name}", ("pools", name, "args", flag)))
-        for dimension in space.dimensions:
-            base = ("space", dimension.name)
-            if not dimension.bundles:
-                owners.setdefault(dimension.name, []).append((f"dimension {dimension.name}", base))
-            for choice, bundle in dimension.bundles.items():
-                for flag in bundle.args:
-                    path = (*base, "choice", choice, "args", flag)
-                    owners.setdefault(flag, []).append((f"dimension {dimension.name}", path))
-        for flag in space.derived:
-            owners.setdefault(flag, []).append((f"dimension {flag}", ("space", flag)))
-        for flag, places in owners.items():
-            names = list(dict.fromkeys(owner for owner, _ in places))
-            clash = [n for n in names if not n.startswith("pool ")]
-            if len(clash) > 1 or (clash and len(names) > len(clash)):
-                self._add(places[-1][1], f"the flag {flag} is set twice: by {' and by '.join(names)}", key=True)
+                        self._add((*path, "pools", i), f"no pool '{pool}'{did_you_mean(pool, self.spec.pools)}")
 
     def _check_workload(self, space: Space) -> None:
         workload = self.spec.workload
@@ -238,16 +258,30 @@ class _Loader:
                 "text that went through the chat template",
             )
 
-    def _check_seeds(self, space: Space) -> None:
+    def _check_seeds(self, space: Space, *, spanned: bool) -> None:
         pools = list(self.spec.pools)
         for name, doc in self.spec.seeds.items():
             seed, mistakes = read_seed(name, doc, space.by_name, pools)
             for path, message in mistakes:
                 self._add(("seeds", name, *path), message)
-            if mistakes or seed.only:
-                continue
-            if not any(seed.matches(c) for c in space.grid()):
-                self._add(("seeds", name), "no point of the space agrees with it; check its layout and its pool")
+            if spanned and not mistakes:
+                self._check_seed(space, seed)
+
+    def _check_seed(self, space: Space, seed: Seed) -> None:
+        """A seed must be a point of the grid that no rule of the file forbids; with `only`, fit a pool at all."""
+        if seed.only:
+            gpus = seed.layout.gpus if seed.layout else 1
+            combinations = space.combinations([space.by_name[n] for n in seed.values], replace(seed, layout=None))
+            if not any(gpus <= self.spec.pools[c.pool].gpus_per_node for c in combinations):
+                self._add(("seeds", seed.name), "no pool takes it; check its pool and the pools of its bundles")
+            return
+        reason = "no point of the space agrees with it; check its layout and its pool"
+        for config in itertools.islice(space.combinations(space.dimensions, seed), MOST):
+            rejection = space.rejection(config)
+            if rejection is None:
+                return
+            reason = f"the rule {rejection.rule} forbids it: {rejection.reason}"
+        self._add(("seeds", seed.name), reason)
 
 
 def _known_names(dimensions: tuple[Dimension, ...]) -> frozenset[str]:

@@ -8,47 +8,63 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tuner.errors import Problem
-from tuner.space import schema
+from tuner.space import numeric, schema
 from tuner.space.document import Document, Path_
+from tuner.space.fields import CHOICE, DIMENSION, NAME, PARAMETER, VARIABLE, VERSION
 from tuner.space.nearest import did_you_mean
 
 _LATER = {
     ("workload", "prompts", "file"): "your own prompts are not supported yet; use {corpus: builtin}",
     ("workload", "prompts", "trace"): "traces are not supported yet; use {corpus: builtin}",
 }
+_WANTED_VALUE = "must be a value, {values: [...]}, {int: [a, b]}, {float: [a, b], step: s}, {choice: {...}} or ${...}"
 _BOOL_WORDS = {"yes", "no", "on", "off", "y", "n"}
+_PATTERNS = {
+    NAME: "a name has lower-case letters, digits and hyphens between them",
+    DIMENSION: "a dimension's name has lower-case letters, digits, - and _, and starts with a letter",
+    PARAMETER: "a parameter's name has lower-case letters, digits and _, and starts with a letter",
+    CHOICE: "a choice's name has letters, digits and -_.+, and starts with a letter or digit",
+    VERSION: "a version such as 0.5.16 or 0.5.15.post1",
+    VARIABLE: "a variable's name has letters, digits and _, and starts with no digit",
+}
+_MAPPING = "a mapping of keys to values"
+_SHAPES = {"dict_type": _MAPPING, "model_type": _MAPPING, "list_type": "a list"}
+_KINDS = (("values", "int", "float", "choice"), ("uniform", "lognormal"))
 
 
 def problems_of(error: ValidationError, document: Document) -> list[Problem]:
     """One problem per place: a value that fits none of several types is told once."""
-    problems: list[Problem] = []
-    seen: set[Path_] = set()
-    for detail in error.errors(include_url=False):
-        path = _real_path(detail["loc"], document.data)
-        if path in seen:
-            continue
-        seen.add(path)
-        problems.append(document.problem(path, _message(detail, path), key=_is_key(detail)))
-    return problems
+    details = error.errors(include_url=False)
+    unknown = {d["loc"][:-1] for d in details if d["type"] == "extra_forbidden"}
+    problems: dict[Path_, Problem] = {}
+    for detail in details:
+        if detail["type"] == "missing" and detail["loc"][-2:-1] == detail["loc"][-1:] and detail["loc"][:-1] in unknown:
+            continue  # `{valeus: [...]}`: the misspelt key is told, with the right one
+        path = _real_path(detail, document.data)
+        if path not in problems:
+            problems[path] = document.problem(path, _message(detail, path, document.data), key=_is_key(detail))
+    return list(problems.values())
 
 
 def _is_key(detail: ErrorDetails) -> bool:
     return detail["type"] == "extra_forbidden" or "[key]" in detail["loc"]
 
 
-def _real_path(loc: tuple[int | str, ...], data: Any) -> Path_:
+def _real_path(detail: ErrorDetails, data: Any) -> Path_:
     """Drop the union tags pydantic puts between keys: keep what the document really holds."""
-    path: list[int | str] = []
-    here = data
-    for step in loc:
-        if _has(here, step):
-            here = here[step]
-        elif step is not loc[-1] or step == "[key]" or not isinstance(here, dict):
-            continue
-        else:
-            here = None  # a missing key: keep its name for the message
-        path.append(step)
-    return tuple(path)
+    loc = [step for step in detail["loc"] if step != "[key]"]
+    if detail["type"] == "missing":
+        return (*_longest(loc[:-1], data), loc[-1])
+    return _longest(loc, data)
+
+
+def _longest(loc: list[int | str], data: Any) -> Path_:
+    """The longest way through the document that takes the steps in order; of equals, the one that ends last."""
+    if not loc:
+        return ()
+    skipped = _longest(loc[1:], data)
+    taken = (loc[0], *_longest(loc[1:], data[loc[0]])) if _has(data, loc[0]) else ()
+    return taken if len(taken) > len(skipped) else skipped
 
 
 def _has(here: Any, step: int | str) -> bool:
@@ -57,24 +73,51 @@ def _has(here: Any, step: int | str) -> bool:
     return isinstance(here, dict) and step in here
 
 
-def _message(detail: ErrorDetails, path: Path_) -> str:
+def _message(detail: ErrorDetails, path: Path_, data: Any) -> str:
     kind = detail["type"]
     value = detail.get("input")
     if path in _LATER:
         return _LATER[path]
     if kind == "extra_forbidden":
-        known = _siblings(detail["loc"])
-        return f"unknown key{did_you_mean(str(path[-1]), known)}"
+        return f"unknown key{did_you_mean(str(path[-1]), _known(detail['loc'], _at(data, path[:-1])))}"
     if kind == "missing":
         return "is missing"
-    if isinstance(value, str) and value.lower() in _BOOL_WORDS and "bool" in kind:
+    if kind == "string_pattern_mismatch":
+        return f"{_PATTERNS[detail['ctx']['pattern']]}, not {_shown(value)}"
+    if isinstance(value, str) and value.lower() in _BOOL_WORDS and kind == "bool_type":
         return f"`{value}` is text in YAML 1.2; write true or false"
-    if len(path) >= 2 and path[0] == "space" and "bool_type" in kind:
-        return "must be a value, {values: [...]}, {int: [a, b]}, {float: [a, b], step: s}, {choice: {...}} or ${...}"
-    text = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    text = text.replace("Input should be", "must be").replace("String should", "must").replace("Dictionary", "it")
-    shown = f", not {value!r}" if isinstance(value, (int, float, str, bool)) and len(str(value)) < 60 else ""
-    return f"{text[0].lower()}{text[1:]}{shown}" if not text.startswith("`") else text
+    if kind == "bool_type" and detail["loc"][-1] == "bool":  # first of the types a flag may have
+        return _WANTED_VALUE if path[0] == "space" and len(path) == 2 else "must be a number, text, true or false"
+    if kind == "string_type" and isinstance(value, (bool, int, float)):
+        return f"must be text; put {str(value).lower()} in quotes"
+    if kind in _SHAPES:
+        return f"must be {_SHAPES[kind]}" + ("" if isinstance(value, (dict, list)) else f", not {_shown(value)}")
+    text = detail["msg"].removeprefix("Value error, ")
+    text = text.replace("Input should be", "must be").replace("String should", "must").replace("List should", "must")
+    text = text.replace("Dictionary should", "must")
+    shown = f", not {_shown(value)}" if isinstance(value, (int, float, str)) and kind != "value_error" else ""
+    return f"{text[0].lower()}{text[1:]}{shown}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "nothing"
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:56]}..."
+
+
+def _at(data: Any, path: Path_) -> Any:
+    for step in path:
+        data = data[step]
+    return data
+
+
+def _known(loc: tuple[int | str, ...], mapping: Any) -> list[str]:
+    """Keys that may stand beside an unknown one: those of its kind, or all kinds when it tells none."""
+    for kinds in _KINDS:
+        if len(loc) > 1 and loc[-2] in kinds and loc[-2] not in mapping:
+            return list(kinds)
+    return _siblings(loc)
 
 
 def _siblings(loc: tuple[int | str, ...]) -> list[str]:
@@ -87,9 +130,9 @@ def _siblings(loc: tuple[int | str, ...]) -> list[str]:
 
 
 _TAGS: dict[int | str, type[BaseModel]] = {
-    "values": schema.ValuesSpec,
-    "int": schema.IntSpec,
-    "float": schema.FloatSpec,
+    "values": numeric.ValuesSpec,
+    "int": numeric.IntSpec,
+    "float": numeric.FloatSpec,
     "choice": schema.ChoiceSpec,
     "uniform": schema.Uniform,
     "lognormal": schema.Lognormal,

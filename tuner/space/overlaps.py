@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tuner.space.document import Path_
+from tuner.space.schema import Bundle, Pool
 from tuner.space.space import Space
 
 _SINGLE = ("image", "engine_version", "precision")
@@ -42,21 +43,30 @@ def overlaps(space: Space) -> Iterator[tuple[Path_, str]]:
 def _settings(space: Space) -> Iterator[Setting]:
     everywhere = frozenset(space.spec.pools)
     for name, pool in space.spec.pools.items():
-        for section, what, keys in (("args", "the flag", pool.args), ("env", "the variable", pool.env)):
-            for key in keys:
-                yield Setting(f"{what} {key}", f"pool {name}", frozenset({name}), ("pools", name, section, key))
+        for what, keys in _flags_and_variables(pool):
+            yield Setting(what, f"pool {name}", frozenset({name}), ("pools", name, *keys))
     for dimension in space.dimensions:
-        owner, base = f"dimension {dimension.name}", ("space", dimension.name)
         if not dimension.bundles:
-            yield Setting(f"the flag {dimension.name}", owner, everywhere, base)
+            path = ("space", dimension.name)
+            yield Setting(f"the flag {dimension.name}", f"dimension {dimension.name}", everywhere, path)
         for choice, bundle in dimension.bundles.items():
-            here, path = everywhere if bundle.pools is None else frozenset(bundle.pools), (*base, "choice", choice)
-            for flag in bundle.args:
-                yield Setting(f"the flag {flag}", owner, here, (*path, "args", flag))
-            for variable in bundle.env:
-                yield Setting(f"the variable {variable}", owner, here, (*path, "env", variable))
-            for single in _SINGLE:
-                if getattr(bundle, single) is not None:
-                    yield Setting(f"`{single}`", owner, here, (*path, single))
+            here = everywhere if bundle.pools is None else frozenset(bundle.pools)
+            for what, keys in _settings_of(bundle):
+                path = ("space", dimension.name, "choice", choice, *keys)
+                yield Setting(what, f"dimension {dimension.name}", here, path)
     for flag in space.derived:
         yield Setting(f"the flag {flag}", f"dimension {flag}", everywhere, ("space", flag))
+
+
+def _flags_and_variables(part: Pool | Bundle) -> Iterator[tuple[str, Path_]]:
+    for flag in part.args:
+        yield f"the flag {flag}", ("args", flag)
+    for variable in part.env:
+        yield f"the variable {variable}", ("env", variable)
+
+
+def _settings_of(bundle: Bundle) -> Iterator[tuple[str, Path_]]:
+    yield from _flags_and_variables(bundle)
+    for single in _SINGLE:
+        if getattr(bundle, single) is not None:
+            yield f"`{single}`", (single,)

@@ -1,22 +1,29 @@
 """The shape of a space file as pydantic models: types, ranges, unknown keys. Meaning is checked in `tuner.space.load`.
 
-The JSON Schema in `search_spaces/space.schema.json` is generated from these models.
+The JSON Schema in `search_spaces/space.schema.json` is what `python -m tuner.space.schema` prints.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from tuner.space.fields import (
+    CHOICE,
+    DIMENSION,
     NAME,
+    PARAMETER,
+    EngineVersion,
     Env,
     Flags,
     FlagValue,
     Model,
     NotNegative,
+    Plain,
     Positive,
     Seconds,
     Share,
@@ -25,9 +32,9 @@ from tuner.space.fields import (
     increasing,
     read_number,
 )
+from tuner.space.numeric import MAX_VALUES, Numeric, ParamSpec, expand, kind_of
 
-_Int = int  # the fields below are called `int` and `float`, as users write them
-_Float = float
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 # --- pools
@@ -37,7 +44,7 @@ class Engine(Model):
     """Which serving engine, and which release of it: the release decides how flags are spelt."""
 
     kind: Literal["sglang"] = "sglang"
-    version: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)+([.a-z0-9]+)?$")]
+    version: EngineVersion
     command: list[Text] = Field(default_factory=list, description="program to start instead of sglang's own")
 
 
@@ -65,7 +72,7 @@ class Pool(Model):
 
     accelerator: Text
     engine: Engine
-    image: Text
+    image: Plain
     usd_per_gpu_hour: Positive
     exclusive: bool = True
     autoscale: Autoscale | None = None
@@ -96,7 +103,7 @@ class LognormalShape(Model):
     """Median in tokens, standard deviation of the logarithm, and the ends it is clipped to."""
 
     median: Tokens
-    sigma: Annotated[float, BeforeValidator(read_number), Field(gt=0, le=3)]
+    sigma: Annotated[float, Field(gt=0, le=3), BeforeValidator(read_number)]
     min: Tokens = 1
     max: Tokens
 
@@ -114,13 +121,7 @@ class Lognormal(Model):
 
 
 def _length_kind(value: Any) -> str:
-    if isinstance(value, dict):
-        return "lognormal" if "lognormal" in value else "uniform"
-    return getattr(value, "kind_tag", "number") if not isinstance(value, (Uniform, Lognormal)) else _model_kind(value)
-
-
-def _model_kind(value: Uniform | Lognormal) -> str:
-    return "uniform" if isinstance(value, Uniform) else "lognormal"
+    return kind_of(value, ("uniform", "lognormal"), "number")
 
 
 LengthSpec = Annotated[
@@ -132,8 +133,8 @@ LengthSpec = Annotated[
 class SamplingSpec(Model):
     """How answers are drawn."""
 
-    temperature: Annotated[float, BeforeValidator(read_number), Field(ge=0, le=2)] = 1.0
-    top_p: Annotated[float, BeforeValidator(read_number), Field(gt=0, le=1)] = 0.95
+    temperature: Annotated[float, Field(ge=0, le=2), BeforeValidator(read_number)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1), BeforeValidator(read_number)] = 0.95
     ignore_eos: bool = True
     thinking: bool = True
 
@@ -177,7 +178,7 @@ class SubjectTo(Model):
     ttft_p95_s: Positive | None = None
     tpot_p95_ms: Positive | None = None
     e2e_p95_s: Positive | None = None
-    error_rate: Annotated[float, BeforeValidator(read_number), Field(ge=0, lt=1)] = 0.005
+    error_rate: Annotated[float, Field(ge=0, lt=1), BeforeValidator(read_number)] = 0.005
 
     @model_validator(mode="after")
     def _one_latency(self) -> SubjectTo:
@@ -192,7 +193,7 @@ class Objective(Model):
     minimize: Literal["usd_per_million_output_tokens"] = "usd_per_million_output_tokens"
     token_weights: TokenWeights = Field(default_factory=TokenWeights)
     subject_to: SubjectTo
-    guard: Annotated[float, BeforeValidator(read_number), Field(ge=0, lt=0.5)] = 0.05
+    guard: Annotated[float, Field(ge=0, lt=0.5), BeforeValidator(read_number)] = 0.05
 
 
 # --- the space itself
@@ -201,77 +202,34 @@ class Objective(Model):
 class LayoutSpec(Model):
     """Layouts to enumerate; `ep` may name `tp`. GPUs of a trial = tp x dp must be one of `gpus`."""
 
-    tp: list[Annotated[int, Field(ge=1, le=64)]] = Field(min_length=1)
-    dp: list[Annotated[int, Field(ge=1, le=64)]] = Field(default=[1], min_length=1)
-    attn_dp: list[Annotated[int, Field(ge=1, le=64)]] = Field(default=[1], min_length=1)
-    ep: list[Annotated[int, Field(ge=1, le=256)] | Literal["tp"]] = Field(default=[1], min_length=1)
-    gpus: Annotated[int, Field(ge=1, le=64)] | list[Annotated[int, Field(ge=1, le=64)]] = 8
-
-
-def _no_repeats(values: list[Any]) -> list[Any]:
-    for i, value in enumerate(values):
-        if any(value == other and type(value) is type(other) for other in values[:i]):
-            raise ValueError(f"the value {value!r} stands twice")
-    return values
-
-
-class ValuesSpec(Model):
-    """A list of values."""
-
-    values: Annotated[list[FlagValue], Field(min_length=1, max_length=1000), AfterValidator(_no_repeats)]
-
-
-class IntSpec(Model):
-    """Whole numbers from a to b, every `step` or every doubling (`log`)."""
-
-    int: Annotated[list[_Int], Field(min_length=2, max_length=2), AfterValidator(increasing)]
-    step: Annotated[_Int, Field(ge=1)] = 1
-    log: bool = False
-
-
-class FloatSpec(Model):
-    """Numbers from a to b, every `step` or every doubling (`log`)."""
-
-    float: Annotated[
-        list[Annotated[_Float, BeforeValidator(read_number)]],
-        Field(min_length=2, max_length=2),
-        AfterValidator(increasing),
-    ]
-    step: Positive | None = None
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _stepped(self) -> FloatSpec:
-        if (self.step is None) != self.log:
-            raise ValueError("give `step`, or `log: true` for doublings, not both")
-        if self.log and self.float[0] <= 0:
-            raise ValueError("a `log` range starts above 0")
-        return self
-
-
-def _numeric_kind(value: Any) -> str:
-    keys = value if isinstance(value, dict) else type(value).model_fields if isinstance(value, BaseModel) else ()
-    for kind in ("values", "int", "float", "choice"):
-        if kind in keys:
-            return kind
-    return "values" if isinstance(value, dict) else "scalar"
-
-
-Numeric = Annotated[ValuesSpec, Tag("values")] | Annotated[IntSpec, Tag("int")] | Annotated[FloatSpec, Tag("float")]
-ParamSpec = Annotated[Numeric | Annotated[FlagValue, Tag("scalar")], Discriminator(_numeric_kind)]
+    tp: list[Annotated[int, Field(ge=1, le=64)]] = Field(min_length=1, max_length=16)
+    dp: list[Annotated[int, Field(ge=1, le=64)]] = Field(default=[1], min_length=1, max_length=16)
+    attn_dp: list[Annotated[int, Field(ge=1, le=64)]] = Field(default=[1], min_length=1, max_length=16)
+    ep: list[Annotated[int, Field(ge=1, le=256)] | Literal["tp"]] = Field(default=[1], min_length=1, max_length=16)
+    gpus: (
+        Annotated[int, Field(ge=1, le=64)]
+        | Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1, max_length=16)]
+    ) = 8
 
 
 class Bundle(Model):
     """What one choice means: checkpoint, flags, environment, image; and parameters that exist only inside it."""
 
-    model: Text | None = None
+    model: Plain | None = None
     precision: Literal["bf16", "fp8", "mxfp4", "nvfp4"] | None = None
     pools: list[str] | None = Field(default=None, min_length=1)
-    engine_version: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)+([.a-z0-9]+)?$")] | None = None
-    image: Text | None = None
-    params: dict[str, ParamSpec] = Field(default_factory=dict)
+    engine_version: EngineVersion | None = None
+    image: Plain | None = None
+    params: dict[Annotated[str, Field(pattern=PARAMETER)], ParamSpec] = Field(default_factory=dict)
     args: Flags = Field(default_factory=dict)
     env: Env = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _few(self) -> Bundle:
+        count = math.prod(len(expand(spec)) for spec in self.params.values())
+        if count > MAX_VALUES:
+            raise ValueError(f"its parameters have {count} combinations, more than {MAX_VALUES}")
+        return self
 
     def fits(self, pool: str) -> bool:
         """Whether it may be deployed on the pool."""
@@ -281,11 +239,15 @@ class Bundle(Model):
 class ChoiceSpec(Model):
     """Named bundles, one of which is taken."""
 
-    choice: dict[str, Bundle] = Field(min_length=1)
+    choice: dict[Annotated[str, Field(pattern=CHOICE, max_length=40)], Bundle] = Field(min_length=1, max_length=100)
+
+
+def _dimension_kind(value: Any) -> str:
+    return kind_of(value, ("values", "int", "float", "choice"), "scalar")
 
 
 DimensionSpec = Annotated[
-    Numeric | Annotated[ChoiceSpec, Tag("choice")] | Annotated[FlagValue, Tag("scalar")], Discriminator(_numeric_kind)
+    Numeric | Annotated[ChoiceSpec, Tag("choice")] | Annotated[FlagValue, Tag("scalar")], Discriminator(_dimension_kind)
 ]
 
 
@@ -293,7 +255,7 @@ class SpaceSection(BaseModel):
     """The layouts, and every other dimension by its name."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
-    __pydantic_extra__: dict[str, DimensionSpec]
+    __pydantic_extra__: dict[Annotated[str, Field(pattern=DIMENSION)], DimensionSpec]
 
     layout: LayoutSpec
 
@@ -307,7 +269,7 @@ class Rule(Model):
     id: Annotated[str, Field(pattern=NAME, max_length=60)]
     forbid: Text | None = None
     warn: Text | None = None
-    engine: Annotated[str, Field(description="versions it holds for, such as >=0.5.14,<0.5.17")] | None = None
+    engine: Annotated[Text, Field(description="versions it holds for, such as >=0.5.14,<0.5.17")] | None = None
     why: Text
     source: Text | None = None
 
@@ -358,28 +320,11 @@ class SpaceFile(Model):
     confirm: ConfirmSpec = Field(default_factory=ConfirmSpec)
 
 
-def expand(spec: ValuesSpec | IntSpec | FloatSpec | FlagValue) -> tuple[FlagValue, ...]:
-    """All values of a numeric dimension, in order; a scalar is one value."""
-    if isinstance(spec, ValuesSpec):
-        return tuple(spec.values)
-    if isinstance(spec, IntSpec):
-        low, high = spec.int
-        if spec.log:
-            return tuple(_doublings(low, high))
-        return tuple(range(low, high + 1, spec.step))
-    if isinstance(spec, FloatSpec):
-        low_f, high_f = spec.float
-        if spec.step is None:
-            return tuple(_doublings(low_f, high_f))
-        count = math.floor((high_f - low_f) / spec.step + 1e-9) + 1
-        return tuple(round(low_f + i * spec.step, 10) for i in range(count))
-    return (spec,)
+def json_schema() -> str:
+    """The JSON Schema of a space file, for editors, as the text of `search_spaces/space.schema.json`."""
+    document = SpaceFile.model_json_schema() | {"$schema": _DRAFT, "title": "tuner space file"}
+    return json.dumps(document, indent=2, sort_keys=True) + "\n"
 
 
-def _doublings(low: float, high: float) -> list[Any]:
-    out = []
-    value = low
-    while value <= high and value > 0:
-        out.append(value)
-        value *= 2
-    return out
+if __name__ == "__main__":
+    sys.stdout.write(json_schema())

@@ -104,7 +104,9 @@ class Space:
         for pool in self.spec.pools:
             if seed and seed.pool not in (None, pool):
                 continue
-            axes = [[(d.name, v) for v in self.values_on(pool, d) if not seed or seed.allows(d.name, v)] for d in chosen]
+            axes = [
+                [(d.name, v) for v in self.values_on(pool, d) if not seed or seed.allows(d.name, v)] for d in chosen
+            ]
             for layout in self.layouts_on(pool):
                 if not seed or seed.layout in (None, layout):
                     yield from (ServingConfig(pool, layout, values) for values in itertools.product(*axes))

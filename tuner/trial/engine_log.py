@@ -36,8 +36,8 @@ _ORDER: tuple[Milestone, ...] = ("launch", "weights", "memory", "graphs", "warmu
 
 # Lines that may quote a request: request logging (--log-requests), its dumps, and Python's echo of a value.
 _QUOTES_A_REQUEST = re.compile(
-    r"\b(Receive: obj=|Finish: obj=|GenerateReqInput\(|ChatCompletionRequest\(|CompletionRequest\("
-    r"|input_ids=|origin_input_text|prompt=|['\"](?:prompt|messages|text|content|input_ids|input_text)['\"]\s*:)"
+    r"\b(?:Receive: obj=|Finish: obj=|GenerateReqInput\(|ChatCompletionRequest\(|CompletionRequest\("
+    r"|input_ids=|origin_input_text|prompt=)|['\"](?:prompt|messages|text|content|input_ids|input_text)['\"]\s*:"
 )
 _SECRETS = (
     re.compile(

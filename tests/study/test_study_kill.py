@@ -1,0 +1,132 @@
+"""SIGKILL between any two database writes loses nothing, runs nothing twice at once and tells nothing twice."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from support.fake_runtime import FakeCluster
+from support.problems import a_problem, measured
+
+from tuner.study.confirm import sibling
+from tuner.study.problem import Budget, ConfirmPlan
+from tuner.study.search import search
+from tuner.study.storage import open_storage
+from tuner.study.summary import read_summary
+
+WRITES = 52
+"""Database writes of one search trial, its confirmation, and opening and ending the study."""
+
+
+class Killed(BaseException):
+    """The controller is gone: nothing of ours may catch this."""
+
+
+class KillAt:
+    """Raises at the n-th write, counted from 1, before or after it; remembers the names it saw."""
+
+    def __init__(self, when: str, n: int) -> None:
+        self.when, self.left, self.names = when, n, []
+
+    def __call__(self, name: str) -> None:
+        self.names.append(name)
+        when, _, _ = name.partition(" ")
+        if when == self.when:
+            self.left -= 1
+            if self.left == 0:
+                raise Killed(name)
+
+
+def small_problem(**changes):
+    return a_problem(**{"budget": Budget(trials=1), "confirm": ConfirmPlan(top=1, repeats=1, minutes=10)} | changes)
+
+
+def run(problem, database, cluster, on_write):
+    return search(problem, database, cluster.controller(), on_write=on_write, poll_s=1e4)
+
+
+def all_trials(database, name="demo"):
+    storage = open_storage(database)
+    try:
+        return [
+            trial
+            for study in (name, sibling(name))
+            for trial in optuna.load_study(study_name=study, storage=storage.backend).trials
+        ]
+    finally:
+        storage.close()
+
+
+def test_the_number_of_writes_is_known(database):
+    """The enumeration below covers every write: adding one must extend it."""
+    names = []
+    assert run(small_problem(), database, FakeCluster(measured), names.append).exit_reason == "confirmed"
+    assert sum(name.startswith("before ") for name in names) == WRITES
+    assert names[::2] == [name.replace("after", "before") for name in names[1::2]]
+
+
+# What a kill leaves differs only by which side of a runtime call it falls on; together both columns cover both kinds
+# of runtime at every state of the database.
+@pytest.mark.parametrize("n", range(1, WRITES + 1))
+@pytest.mark.parametrize(("when", "survives"), [("before", True), ("after", False)])
+def test_a_kill_at_any_write_is_survived(database, when, survives, n):
+    cluster = FakeCluster(measured, survives=survives)
+    kill = KillAt(when, n)
+    with pytest.raises(Killed):
+        run(small_problem(), database, cluster, kill)
+    names = []
+    outcome = run(small_problem(), database, cluster, names.append)
+    assert (outcome.exit_reason, outcome.counted) == ("confirmed", 1)
+    assert cluster.overlaps == []
+    assert cluster.live == {}
+    trials = all_trials(database)
+    assert all(trial.state.is_finished() for trial in trials)
+    told = [trial for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]
+    assert [trial.user_attrs["origin"] for trial in told] == ["seed:engine-default", "confirm"]
+    assert all(set(t.constraints) == {"ttft_p95_s", "error_rate", "failure"} for t in told)
+    assert all(
+        {"result", "state", "usd_per_million_output_tokens", "capacity_req_per_s", "ttft_p95_s"} <= set(t.user_attrs)
+        for t in told
+    )
+    if survives:
+        assert len(cluster.started) == 2  # what ran on was harvested, never run again
+    else:
+        assert 2 <= len(cluster.started) <= 3  # only what died with the controller was run again
+    tells = [*kill.names, *names].count("before tell")
+    assert tells <= len(trials) + (kill.names[-1] == "before tell")
+
+
+@pytest.mark.parametrize("survives", [True, False])
+@pytest.mark.parametrize("stride", [9, 31])
+def test_controllers_killed_again_and_again_still_finish(database, survives, stride):
+    """Every controller dies after a few writes more; two trials run at once."""
+    problem = small_problem(budget=Budget(trials=4), confirm=ConfirmPlan(top=2, repeats=2, minutes=10))
+    cluster = FakeCluster(measured, survives=survives, slots={"mi355x": 2})
+    outcome, n = None, stride
+    while outcome is None:
+        try:
+            outcome = run(problem, database, cluster, KillAt("after", n))
+        except Killed:
+            n += stride if n < 400 else 0
+    assert (outcome.exit_reason, outcome.counted) == ("confirmed", 4)
+    assert cluster.overlaps == []
+    assert cluster.live == {}
+    counted = [t for t in all_trials(database) if t.state.name == "COMPLETE"]
+    assert len(counted) == 4 + 2
+    assert len({t.user_attrs["fingerprint"] for t in counted}) == 4
+
+
+def test_a_kill_inside_one_of_optunas_own_writes_is_survived(database):
+    """`ask` writes a trial and then its parameters one by one: a trial with half of them never ran."""
+    storage = open_storage(database)
+    cluster = FakeCluster(measured)
+    with pytest.raises(Killed):
+        run(small_problem(), database, cluster, KillAt("before", 8))
+    study = optuna.load_study(study_name="demo", storage=storage.backend)
+    half = study.ask()
+    half.suggest_categorical("weights", ["fp8", "mxfp4"])
+    storage.close()
+    outcome = run(small_problem(), database, cluster, None)
+    assert (outcome.exit_reason, outcome.counted) == ("confirmed", 1)
+    first = all_trials(database)[0]
+    assert (first.state.name, first.user_attrs["failure"]) == ("FAIL", "abandoned before start")
+    assert read_summary(database).trials["abandoned"] == 1

@@ -1,0 +1,163 @@
+"""`python -m tuner.trial` as a process: lines, exit codes, signals, the control pipe."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.trials import a_spec, alive, read_pids, wait_for
+
+from tuner.trial.__main__ import Lines, Stopping, main
+from tuner.trial.result import TrialResult
+
+DATA = Path(__file__).parent / "data"
+
+
+class Runner:
+    """A runner with a control pipe, its spec in a file, and its lines collected."""
+
+    def __init__(self, tmp_path, *switches, **changes):
+        self.pid_file = tmp_path / "pids"
+        spec = tmp_path / "spec.json"
+        spec.write_text(json.dumps(a_spec(*switches, "--pids", self.pid_file, **changes).as_json()))
+        theirs, self.control = os.pipe()
+        command = [sys.executable, "-m", "tuner.trial", "--spec", str(spec), "--workdir", str(tmp_path / "trial")]
+        command += ["--control-fd", str(theirs)]
+        self.child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=(theirs,)
+        )
+        os.close(theirs)
+        self.lines = []
+
+    def read_until(self, kind, text=""):
+        for raw in self.child.stdout:
+            line = json.loads(raw)
+            self.lines.append(line)
+            if kind in line and text in str(line[kind]):
+                return line[kind]
+        raise AssertionError(f"no {kind} {text!r} in {self.lines}; {self.child.stderr.read()}")
+
+    def close_control(self):
+        if self.control >= 0:
+            os.close(self.control)
+        self.control = -1
+
+    def result(self):
+        return TrialResult.from_json(self.read_until("result"))
+
+    def end(self):
+        """Exit code; nothing of the engine may be left."""
+        code = self.child.wait(60)
+        assert not any(alive(pid) for pid in read_pids(self.pid_file))
+        return code
+
+
+@pytest.fixture
+def start(tmp_path):
+    runners = []
+
+    def start_runner(*switches, **changes):
+        runners.append(Runner(tmp_path, *switches, **changes))
+        return runners[-1]
+
+    yield start_runner
+    for runner in runners:
+        runner.close_control()
+        runner.child.kill()
+        runner.child.communicate()
+
+
+def test_a_failed_engine_is_a_result_and_exit_0(start):
+    runner = start("--die-at", "start", "--die-with", DATA / "bad_choice.log", "--die-code", "2")
+    result = runner.result()
+    assert (result.state, result.failure.kind) == ("failed", "bad_flag")
+    assert runner.end() == 0
+    assert runner.lines[0] == {"stage": "starting the engine"}
+    assert list(runner.lines[-1]) == ["result"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_engine_and_ends_with_75(start, number):
+    """Also an engine deaf to SIGTERM with grandchildren in other sessions."""
+    runner = start("--never-ready", "--ignore-term", "--family")
+    runner.read_until("stage", "KV cache holds")
+    runner.child.send_signal(number)
+    result = runner.result()
+    assert (result.state, result.failure.kind) == ("failed", "interrupted")
+    assert number.name in result.failure.message
+    assert runner.end() == 75
+
+
+def test_a_closed_control_pipe_stops_the_engine_and_ends_with_75(start):
+    runner = start("--never-ready", "--ignore-term", "--family")
+    runner.read_until("stage", "KV cache holds")
+    runner.close_control()
+    assert "controller is gone" in runner.result().failure.message
+    assert runner.end() == 75
+
+
+def test_a_signal_right_after_the_start_is_not_lost(start, tmp_path):
+    """Before the heavy imports are done, as when a pod is deleted at once."""
+    runner = start("--never-ready")
+    wait_for(lambda: catches_sigterm(runner.child.pid), "the handler")
+    runner.child.terminate()
+    assert runner.end() == 75
+
+
+def catches_sigterm(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1
+
+
+def test_a_reader_that_went_away_does_not_leave_an_engine(start):
+    """The controller died by SIGKILL: its end of stdout and of the control pipe are both gone."""
+    runner = start("--never-ready", "--ignore-term", "--family")
+    runner.read_until("stage", "KV cache holds")
+    runner.child.stdout.close()
+    runner.close_control()
+    assert runner.end() == 75
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "cannot be read"),
+        ("{}", "schema_version"),
+        ('{"schema_version": 1, "nonsense": 1}', "nonsense"),
+        ("[]", "cannot be read"),
+    ],
+)
+def test_a_bad_specification_is_exit_2_and_says_why(text, says, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    assert main([]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_an_absent_specification_is_exit_2(tmp_path, capsys):
+    assert main(["--spec", str(tmp_path / "none.json")]) == 2
+    assert "none.json" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_runner_is_a_result_of_infrastructure(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "spec.json").write_text(json.dumps(a_spec().as_json()))
+    assert main(["--spec", str(tmp_path / "spec.json"), "--workdir", str(tmp_path / "file")]) == 1
+    result = TrialResult.from_json(json.loads(capsys.readouterr().out)["result"])
+    assert (result.failure.failure_class, result.failure.kind) == ("infrastructure", "runner_fault")
+
+
+def test_lines_are_json_even_where_figures_are_not():
+    stream = io.StringIO()
+    lines = Lines(stream)
+    lines.put("level", {"ttft_p95_s": math.inf, "list": (math.nan, 1.0), "text": "ü"})
+    lines.close(Stopping())
+    assert json.loads(stream.getvalue()) == {"level": {"ttft_p95_s": None, "list": [None, 1.0], "text": "ü"}}
+    assert stream.getvalue().isascii()

@@ -1,0 +1,295 @@
+"""A streaming HTTP client for load: `asyncio.Protocol` and httptools, plain HTTP/1.1, keep-alive.
+
+Each received block is time-stamped once, before anything is parsed. A request ends in a `RequestRecord` whatever
+happens; a failed one carries its error word and is never fast. Knows no schedule and no limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httptools
+
+from tuner.probe.events import RequestRecord
+from tuner.probe.sse import StreamedAnswer
+
+CONNECT_S = 10.0
+BODY_SHOWN_BYTES = 300
+
+CONNECTION_ERRORS = frozenset({"refused", "reset", "truncated", "timeout"})
+"""Errors that may mean that the engine itself is gone."""
+
+
+def _ignore(_: float) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One request to send. `expected_tokens` None: any answer length is right (end of sequence is not ignored)."""
+
+    index: int
+    level: int
+    scheduled_s: float
+    body: bytes
+    expected_tokens: int | None = None
+
+
+class _Connection(asyncio.Protocol):
+    """One TCP connection; at most one request on it at a time."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.transport: asyncio.Transport | None = None
+        self.exchange: _Exchange | None = None
+        self.closed = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._now_s = 0.0
+
+    def start(self, exchange: _Exchange, payload: bytes) -> float:
+        """Write the request; the time it left."""
+        assert self.transport is not None
+        self.exchange = exchange
+        self._parser = httptools.HttpResponseParser(self)
+        sent_s = self._clock()
+        self.transport.write(payload)
+        return sent_s
+
+    def abort(self) -> None:
+        self.exchange = None
+        self.closed = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
+        self.transport = transport  # type: ignore[assignment]  # uvloop's transports do not inherit from asyncio's
+
+    def data_received(self, data: bytes) -> None:
+        self._now_s = self._clock()
+        if self.exchange is None:
+            # Nothing was asked: a stray answer; the connection is of no use any more.
+            self.abort()
+            return
+        self.exchange.received = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._end("protocol", str(error))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self._now_s = self._clock()
+        self._end("reset" if exc is not None or not self._received else "truncated", str(exc or ""))
+
+    @property
+    def _received(self) -> bool:
+        return self.exchange is not None and self.exchange.received
+
+    # httptools
+
+    def on_body(self, body: bytes) -> None:
+        if self.exchange is not None:
+            self.exchange.body(self._parser.get_status_code(), body, self._now_s)
+
+    def on_message_complete(self) -> None:
+        reusable = self._parser.should_keep_alive()
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.end(self._parser.get_status_code(), self._now_s)
+        if not reusable:
+            self.closed = True
+            if self.transport is not None:
+                self.transport.close()
+
+    def _end(self, error: str, message: str) -> None:
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.broken(error, message, self._now_s)
+        self.abort()
+
+
+class _Exchange:
+    """One request on one connection, until its future holds the time it ended."""
+
+    def __init__(self, on_first_token: Callable[[float], None]) -> None:
+        self.answer = StreamedAnswer()
+        self.received = False
+        self.done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._on_first_token = on_first_token
+        self._plain = b""
+        self._last_s = 0.0
+
+    def body(self, status: int, data: bytes, now_s: float) -> None:
+        self._last_s = now_s
+        if status != 200:
+            self._plain += data[: BODY_SHOWN_BYTES - len(self._plain)]
+        elif self.answer.feed(data, now_s):
+            self._on_first_token(now_s)
+
+    def end(self, status: int, now_s: float) -> None:
+        answer = self.answer
+        if status != 200:
+            answer.error, answer.message = f"http_{status}", self._plain.decode("utf-8", "replace")
+        elif answer.error is None and not answer.done:
+            answer.error = "truncated"
+        self._resolve(self._last_s if answer.done else now_s)
+
+    def broken(self, error: str, message: str, now_s: float) -> None:
+        if self.answer.error is None and not self.answer.done:
+            self.answer.error, self.answer.message = error, message
+        self._resolve(now_s)
+
+    def _resolve(self, now_s: float) -> None:
+        if not self.done.done():
+            self.done.set_result(now_s)
+
+
+class StreamClient:
+    """Sends requests to one path of one server and keeps its connections.
+
+    `messages` keeps one sentence of the server per error word.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        path: str,
+        *,
+        first_token_s: float = 600.0,
+        request_s: float = 3600.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        url = urlsplit(base_url)
+        if url.scheme != "http" or url.hostname is None:
+            raise ValueError(f"{base_url}: the load client speaks plain http to an explicit host")
+        self._host, self._port = url.hostname, url.port or 80
+        self._head = (
+            f"POST {path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Type: application/json\r\n"
+            "Accept: text/event-stream\r\nContent-Length: "
+        ).encode()
+        self._first_token_s, self._request_s = first_token_s, request_s
+        self._clock = clock
+        self._idle: list[_Connection] = []
+        self.messages: dict[str, str] = {}
+
+    async def send(
+        self,
+        order: Order,
+        on_sent: Callable[[float], None] = _ignore,
+        on_first_token: Callable[[float], None] = _ignore,
+    ) -> RequestRecord:
+        """Send one request and read its answer to the end. Cancelling closes the connection: the server aborts."""
+        payload = b"%s%d\r\n\r\n%s" % (self._head, len(order.body), order.body)
+        kept = self._take_idle()
+        if kept is not None:
+            exchange, sent_s, done_s = await self._ask(kept, payload, on_sent, on_first_token)
+            if exchange.received or exchange.answer.error == "timeout":
+                return self._record(order, exchange.answer, sent_s, done_s)
+            # The server had closed a connection it had offered to keep: not a byte came, so asking again is safe.
+            on_sent = _ignore
+        try:
+            fresh = await self._connect()
+        except (OSError, asyncio.TimeoutError) as error:
+            return self._refused(order, on_sent, error)
+        exchange, sent_s, done_s = await self._ask(fresh, payload, on_sent, on_first_token)
+        return self._record(order, exchange.answer, sent_s, done_s)
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().abort()
+
+    def _take_idle(self) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed and connection.transport is not None and not connection.transport.is_closing():
+                return connection
+        return None
+
+    async def _connect(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        opening = loop.create_connection(lambda: _Connection(self._clock), self._host, self._port)
+        _, connection = await asyncio.wait_for(opening, CONNECT_S)
+        return connection
+
+    async def _ask(
+        self,
+        connection: _Connection,
+        payload: bytes,
+        on_sent: Callable[[float], None],
+        on_first_token: Callable[[float], None],
+    ) -> tuple[_Exchange, float, float]:
+        """One request on one connection: the exchange, when it left, when it ended."""
+        exchange = _Exchange(on_first_token)
+        sent_s = connection.start(exchange, payload)
+        on_sent(sent_s)
+        loop = asyncio.get_running_loop()
+        timers = (
+            loop.call_later(self._first_token_s, self._too_late, connection, exchange, True),
+            loop.call_later(self._request_s, self._too_late, connection, exchange, False),
+        )
+        try:
+            done_s = await exchange.done
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        finally:
+            for timer in timers:
+                timer.cancel()
+        if not connection.closed:
+            self._idle.append(connection)
+        return exchange, sent_s, done_s
+
+    def _too_late(self, connection: _Connection, exchange: _Exchange, only_without_token: bool) -> None:  # noqa: FBT001 - call_later passes no keywords
+        if exchange.done.done() or (only_without_token and exchange.answer.first_token_s is not None):
+            return
+        waited_s = self._first_token_s if only_without_token else self._request_s
+        connection.abort()
+        exchange.broken("timeout", f"no answer within {waited_s:.0f} s", self._clock())
+
+    def _refused(self, order: Order, on_sent: Callable[[float], None], error: Exception) -> RequestRecord:
+        now_s = self._clock()
+        on_sent(now_s)
+        answer = StreamedAnswer()
+        answer.error, answer.message = "refused", str(error) or type(error).__name__
+        return self._record(order, answer, now_s, now_s)
+
+    def _record(self, order: Order, answer: StreamedAnswer, sent_s: float, done_s: float) -> RequestRecord:
+        error = answer.error
+        if error is None and not _as_asked(answer, order.expected_tokens):
+            error = "token_count"
+            answer.message = f"{answer.output_tokens} tokens were counted, {order.expected_tokens} were asked for"
+        if error is not None:
+            self.messages.setdefault(error, answer.message)
+        first_token_s = answer.first_token_s
+        if first_token_s is None and error is None:
+            # The tokens made no text (held-back bytes, special tokens): the end of the answer shows them.
+            first_token_s = answer.finish_s if answer.finish_s is not None else done_s
+        return RequestRecord(
+            index=order.index,
+            level=order.level,
+            scheduled_s=order.scheduled_s,
+            sent_s=sent_s,
+            first_token_s=first_token_s,
+            done_s=done_s,
+            input_tokens=answer.input_tokens,
+            output_tokens=answer.output_tokens,
+            cached_tokens=answer.cached_tokens,
+            chunks=answer.chunks,
+            first_tokens=answer.first_tokens,
+            max_chunk_gap_s=answer.max_gap_s,
+            error=error,
+        )
+
+
+def _as_asked(answer: StreamedAnswer, expected_tokens: int | None) -> bool:
+    """Whether the server's own count is a count at all, and the one asked for."""
+    if answer.output_tokens <= 0 or answer.input_tokens <= 0:
+        return False
+    return expected_tokens is None or answer.output_tokens == expected_tokens

@@ -1,0 +1,33 @@
+"""A running search as JSON lines on stderr, for log collectors: one short stable event name and its fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any, TextIO
+
+import structlog
+
+from tuner.space.config import ServingConfig
+from tuner.study.events import Event
+
+
+class JsonLog:
+    """Logs every event of a search. `TrialEnded` becomes `trial.ended`, with the fields of the event."""
+
+    def __init__(self, stream: TextIO, **context: Any) -> None:
+        processors = [
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(sort_keys=True),
+        ]
+        logger = structlog.WriteLogger(stream)
+        self._log = structlog.wrap_logger(logger, processors=processors, **context)
+
+    def __call__(self, event: Event) -> None:
+        name = re.sub(r"(?<!^)(?=[A-Z])", ".", type(event).__name__).lower()
+        fields = {f.name: _plain(getattr(event, f.name)) for f in dataclasses.fields(event)}
+        self._log.msg(name, **fields)
+
+
+def _plain(value: Any) -> Any:
+    return value.as_json() if isinstance(value, ServingConfig) else value

@@ -1,0 +1,130 @@
+"""Trials on the simulated engine in virtual time: the probe's own load search, no process, no socket, no waiting.
+
+Knows no study. Everything is computed from the spec, so a trial lost with its controller is run again and gives the
+same result.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tuner import __version__
+from tuner.probe.capacity import CapacitySearch
+from tuner.probe.confirm import RateConfirmation
+from tuner.probe.outcome import Outcome, ProbeSettings, Search
+from tuner.probe.plan import RequestStream
+from tuner.probe.summary import measurement
+from tuner.runtime.protocol import Ended, Fate, Notice, Stage
+from tuner.runtime.virtual import VirtualLoad
+from tuner.simulator.assemble import Assembled, StartFailure, simulated_engine
+from tuner.trial.conclude import figures_of
+from tuner.trial.result import Failure, TrialResult
+from tuner.trial.spec import TrialSpec
+
+STOP_S = 30.0
+
+
+@dataclass(slots=True)
+class _Run:
+    spec: TrialSpec
+    started_s: float
+    result: TrialResult | None = None
+    ends_s: float = 0.0
+
+
+@dataclass(slots=True)
+class SimulatedRuntime:
+    """As many trials at once as the pools have nodes, on one virtual clock. `world` distorts the hardware."""
+
+    nodes: Mapping[str, int]
+    world: int = 0
+    name: str = "simulated"
+    simulated: bool = True
+    _now_s: float = 0.0
+    _runs: dict[str, _Run] = field(default_factory=dict)
+    _waiting: deque[str] = field(default_factory=deque)
+
+    def slots(self, pool: str) -> int:
+        return max(1, self.nodes.get(pool, 1))
+
+    def start(self, spec: TrialSpec) -> None:
+        known = self._runs.get(spec.id)
+        if known and known.spec.attempt == spec.attempt:
+            return
+        self._runs[spec.id] = _Run(spec, self._now_s)
+        self._waiting.append(spec.id)
+
+    def poll(self, timeout_s: float) -> Sequence[Notice]:  # noqa: ARG002 - virtual time does not wait
+        """Compute one started trial, or let the earliest computed one end."""
+        while self._waiting:
+            run = self._runs.get(self._waiting.popleft())
+            if run is not None and run.result is None:
+                run.result, lasted_s = simulate(run.spec, self.world)
+                run.ends_s = run.started_s + lasted_s
+                return [Stage(run.spec.id, f"simulated for {lasted_s:.0f} s of virtual time")]
+        running = [run for run in self._runs.values() if run.result is not None and run.ends_s >= 0]
+        if not running:
+            return []
+        first = min(running, key=lambda run: (run.ends_s, run.spec.id))
+        self._now_s = max(self._now_s, first.ends_s)
+        first.ends_s = -1.0
+        assert first.result is not None
+        return [Ended(first.spec.id, first.spec.attempt, first.result)]
+
+    def reconcile(self, study_uid: str, expected: Mapping[str, int]) -> dict[str, Fate]:  # noqa: ARG002
+        """Nothing outlives its process: after a restart every trial is gone; within one, those still known run on."""
+        fates: dict[str, Fate] = {}
+        for trial_id, attempt in expected.items():
+            run = self._runs.get(trial_id)
+            fates[trial_id] = "running" if run and run.spec.attempt == attempt else "gone"
+        for trial_id in [i for i in self._runs if fates.get(i) != "running"]:
+            self.release(trial_id)
+        return fates
+
+    def release(self, trial_id: str) -> None:
+        self._runs.pop(trial_id, None)
+
+    def now_s(self) -> float:
+        return self._now_s
+
+    def close(self) -> None:
+        self._runs.clear()
+        self._waiting.clear()
+
+
+def simulate(spec: TrialSpec, world: int) -> tuple[TrialResult, float]:
+    """One whole trial in virtual time: (its result, how long it took in virtual seconds)."""
+    made = simulated_engine(
+        spec.argv,
+        env=spec.env,
+        accelerator=str(spec.context["accelerator"]),
+        architecture=str(spec.context["architecture"]),
+        precision=str(spec.context.get("precision") or "") or None,
+        world=world,
+        seed=spec.seed,
+    )
+    if isinstance(made, StartFailure):
+        return _failed(spec, made), made.after_s
+    load = VirtualLoad(made.engine, RequestStream(spec.workload, spec.seed), first_token_s=spec.deadlines.first_token_s)
+    load.prime()
+    search = _search(spec, made)
+    load.run(search)
+    outcome = search.outcome
+    lasted_s = made.ready_s + load.now_s + STOP_S
+    if outcome is None or outcome.state == "failed":
+        return _died(spec, made, outcome, lasted_s), lasted_s
+    figures = measurement(outcome, spec.workload.cached_fraction)
+    result = TrialResult(
+        id=spec.id,
+        state=outcome.state,
+        levels=outcome.levels,
+        start_up_s=made.ready_s,
+        gpu_seconds=spec.gpus * lasted_s,
+        simulated=True,
+        versions=_versions(spec),
+        effective=made.effective,
+        **figures_of(outcome, figures),
+    )
+    return result, lasted_s
