@@ -68,7 +68,10 @@ def test_the_published_mi355x_knee():
     ("rate", "p50_s", "p95_s"), [(0.5, 0.59, 0.60), (1.0, 0.60, 0.81), (1.5, 0.62, 1.03), (2.0, 0.62, 1.05)]
 )
 def test_ttft_below_the_knee_follows_the_published_ladder(rate, p50_s, p95_s):
-    """Only idle p50 was calibrated; the growth with the rate is the queue's. p95 may err to the slow side."""
+    """Constants come from idle p50 alone, but the form of the waits was chosen with this ladder in view.
+
+    p95 errs to the slow side, by half at 2.25 req/s; how many requests were allowed to run there is not published.
+    """
     point = at_rate(curve(), rate)
     assert point.ttft_p50_s == pytest.approx(p50_s, rel=0.10)
     assert p95_s * 0.9 <= point.ttft_p95_s <= p95_s * 1.35
@@ -114,7 +117,8 @@ def test_a_limit_missed_when_idle_gives_zero_and_the_nearest_miss(limits, limit)
         ({}, Limits(), "running requests"),
         ({}, Limits(tpot_p95_ms=20.0), "tpot_p95_ms"),
         ({}, Limits(e2e_p95_s=20.0), "e2e_p95_s"),
-        ({"max_running_requests": 2048}, FIVE_SECONDS, "ttft_p95_s"),
+        ({}, Limits(ttft_p95_s=1.1), "ttft_p95_s"),
+        ({"max_running_requests": 2048}, FIVE_SECONDS, "kv cache"),
         ({"max_total_tokens": 500_000}, Limits(), "kv cache"),
     ],
 )

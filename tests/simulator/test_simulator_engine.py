@@ -145,7 +145,7 @@ def test_speculation_gains_several_tokens_per_step():
 def test_progress_can_be_read_between_events():
     engine = an_engine(steps=Steps(tokens_per_verify=2.0))
     engine.submit(request("a", 100, 100), 0.0)
-    engine.advance(0.020)
+    engine.advance(0.021)
     seen = [engine.generated_tokens("a", 0.020 + 0.011 * steps + 1e-6) for steps in (0, 1, 2, 5)]
     assert seen == [1, 3, 5, 11]
     assert engine.generated_tokens("nobody", 1.0) == 0
@@ -216,9 +216,9 @@ def test_without_radix_cache_nothing_is_reused():
 
 def test_a_longer_prefix_of_the_same_group_reuses_the_shorter_one():
     engine = an_engine()
-    for index, prefix in enumerate((200, 500, 300)):
+    for index, prefix in enumerate((512, 800, 600)):
         engine.submit(request(index, 1000, 1, group="g", prefix=prefix), 10.0 * index)
-    assert [e.cached_tokens for e in drain(engine) if isinstance(e, Finished)] == [0, 200, 300]
+    assert [e.cached_tokens for e in drain(engine) if isinstance(e, Finished)] == [0, 512, 512]
 
 
 def test_blocks_are_reused_up_to_the_first_difference_and_never_the_last_token():

@@ -61,7 +61,7 @@ def test_a_late_controller_is_fenced_by_the_epoch(storages, study):
     newer = Ownership(storages[1], study)
     newer.begin()
     write = Writer(late)
-    with pytest.raises(OwnershipLost, match="another"):
+    with pytest.raises(OwnershipLost, match="took"):
         write("spec", lambda: pytest.fail("a fenced controller wrote"))
     newer.check()
     newer.release()

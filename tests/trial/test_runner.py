@@ -184,6 +184,12 @@ def test_doubtful_figures_are_invalid_whatever_the_outcome_says(tmp_path):
     assert result.capacity_req_per_s is None
 
 
+def test_a_load_without_a_verdict_is_invalid_and_no_fault_of_the_engine(tmp_path):
+    outcome = Outcome("failed", "the load client stood still for 9 s", kind="undecided")
+    result = run(tmp_path, probe=reporting(ProbeReport(outcome, None, (LEVEL,), {}, {})))
+    assert (result.state, result.failure.failure_class, result.failure.kind) == ("invalid", "measurement", "undecided")
+
+
 @pytest.mark.parametrize(
     ("when", "capture", "code", "kind"),
     [

@@ -87,32 +87,36 @@ def _highest(curve: LoadCurve, limits: Limits) -> tuple[LoadPoint | None, str]:
     """
     if missed := _missed(curve.at(_IDLE_BATCH), limits):
         return None, missed
-    best, high, missed = _bracket(curve, limits)
-    if missed:
+    best, above = _bracket(curve, limits)
+    if above is not None:
         low = best.batch
         for _ in range(_ITERATIONS):
-            middle = (low + high) / 2
-            point = curve.at(middle)
-            if over := _missed(point, limits):
-                high, missed = middle, over
+            point = curve.at((low + above.batch) / 2)
+            if _missed(point, limits):
+                above = point
             else:
-                low, best = middle, max(best, point)
-    near_cap = curve.batch_cap - best.batch < 2 * math.sqrt(curve.batch_cap)
-    if not missed or (missed == "ttft_p95_s" and near_cap):
-        return best, "kv cache" if curve.kv_bound else "running requests"
-    return best, missed
+                low, best = point.batch, max(best, point)
+    return best, _what_binds(curve, above, limits)
 
 
-def _bracket(curve: LoadCurve, limits: Limits) -> tuple[LoadPoint, float, str]:
-    """Halve the batch from its cap until the limits hold: that point, the batch above it, and what was missed there."""
-    batch, missed, above = curve.batch_cap, "", curve.batch_cap
+def _bracket(curve: LoadCurve, limits: Limits) -> tuple[LoadPoint, LoadPoint | None]:
+    """Halve the batch from its cap until the limits hold: that point, and the one above it that misses a limit."""
+    above: LoadPoint | None = None
+    batch = curve.batch_cap
     while batch > _IDLE_BATCH:
         point = curve.at(batch)
-        over = _missed(point, limits)
-        if not over:
-            return point, above, missed
-        missed, above, batch = over, batch, batch / 2
-    return curve.at(_IDLE_BATCH), above, missed
+        if not _missed(point, limits):
+            return point, above
+        above, batch = point, batch / 2
+    return curve.at(_IDLE_BATCH), above
+
+
+def _what_binds(curve: LoadCurve, above: LoadPoint | None, limits: Limits) -> str:
+    """What the next higher load breaks; a TTFT lost to waiting for a place in the batch names what caps the batch."""
+    missed = _missed(above, limits) if above is not None else ""
+    if above is None or (missed == "ttft_p95_s" and above.slots_bind):
+        return "kv cache" if curve.kv_bound else "running requests"
+    return missed
 
 
 def _missed(point: LoadPoint, limits: Limits) -> str:

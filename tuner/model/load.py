@@ -32,7 +32,8 @@ _EVEN_STREAMS = 16  # constant arrivals, as if dealt out of so many: gaps vary b
 class LoadPoint(NamedTuple):
     """One operating point: `rate` of the whole engine (first, so that points order by it), and what a request sees.
 
-    `busy` is the share of time in prefill, `marginal` how much of a request's residence grows with the batch.
+    `busy` is the share of time in prefill, `marginal` how much of a request's residence grows with the batch,
+    `slots_bind` whether the tail waits longer for a place in the batch than for the prefill queue.
     """
 
     rate: float
@@ -45,10 +46,14 @@ class LoadPoint(NamedTuple):
     cached_fraction: float
     busy: float
     marginal: float
+    slots_bind: bool
 
 
 class _Prompt(NamedTuple):
-    """The mean prompt at one hit share: tokens to prefill and their mean context, p95 and unevenness, step times."""
+    """The mean prompt at one hit share: tokens to prefill and their mean context, p95 and unevenness, step times.
+
+    A prefill step takes `lone_s` for one prompt, `marginal_s` for each further one, `most_s` for the `most` that fit.
+    """
 
     new: float
     context: float
@@ -58,6 +63,7 @@ class _Prompt(NamedTuple):
     lone_s: float
     most: float
     most_s: float
+    marginal_s: float
 
 
 class LoadCurve:
@@ -120,15 +126,17 @@ class LoadCurve:
         context = cached + new / 2
         missed = self._shared if 1 - hit > _MISS_MATTERS else 0.0
         most = self._ranks * max(1.0, self._chunk // new)
+        lone_s, most_s = self._prefill_step_s(new, context, 1.0), self._prefill_step_s(new, context, most)
         return _Prompt(
             new=new,
             context=context,
             new_p95=max(new, min(self._asked, self._asked - self._shared + missed)) * self._stretch,
             cv2=self._asked_cv2 + hit * (1 - hit) * (self._shared / new) ** 2,
             cached_fraction=cached / self._asked,
-            lone_s=self._prefill_step_s(new, context, 1.0),
+            lone_s=lone_s,
             most=most,
-            most_s=self._prefill_step_s(new, context, most),
+            most_s=most_s,
+            marginal_s=(most_s - lone_s) / (most - 1) if most > 1.0 else lone_s,
         )
 
     def _prefill_step_s(self, new: float, context: float, prompts: float) -> float:
@@ -149,7 +157,7 @@ class LoadCurve:
         """
         if prompt.most <= 1.0:
             return 1.0, prompt.lone_s, prompt.lone_s
-        slope = (prompt.most_s - prompt.lone_s) / (prompt.most - 1)
+        slope = prompt.marginal_s
         uneven = self._replica_cv2
         mean = rate * prompt.lone_s
         for _ in range(2):
@@ -198,9 +206,10 @@ class LoadCurve:
         gain = self._model.tokens_per_verify * (1 - busy)
         tpot = step_s / gain
         marginal = min(0.98, rate / self._ranks * self._out * self._step_slope / gain)
-        spread = math.sqrt(batch / (1 - marginal))
+        unrest = self._unrest(prompt, rate / self._ranks / (1 - busy))
+        spread = math.sqrt(batch / (1 - marginal) * (unrest + 1) / 2)
         free_rate = self.batch_cap * gain / (self._out * self._full_step_s) - rate / self._ranks
-        slot = slot_wait_s((self.batch_cap - batch) / spread, free_rate, (self._slot_cv2 + self._out_cv2) / 2)
+        slot = slot_wait_s((self.batch_cap - batch) / spread, free_rate, (unrest + self._out_cv2) / 2)
         longer = prefill_s * (prompt.new_p95 / prompt.new - 1)
         before_s = self._model.request_overhead_s + (1 - busy) * min(batch, 1.0) * step_s / 2
         queued = self._queued_s(prompt, rate, busy, prefill_s, 0.05)
@@ -217,7 +226,17 @@ class LoadCurve:
             cached_fraction=prompt.cached_fraction,
             busy=busy,
             marginal=marginal,
+            slots_bind=slot > queued,
         )
+
+    def _unrest(self, prompt: _Prompt, decode_rate: float) -> float:
+        """How strongly arrivals shake the running batch, as a squared coefficient of variation.
+
+        An arrival adds one request, and while its prompt is prefilled every scheduler of the replica misses the
+        `decode_rate` at which it otherwise finishes requests: bursts fill the batch twice.
+        """
+        missed = decode_rate * prompt.marginal_s
+        return self._slot_cv2 * ((1 + missed) ** 2 + (self._ranks - 1) * missed**2)
 
     def _queued_s(self, prompt: _Prompt, rate: float, busy: float, prefill_s: float, above: float) -> float:
         """The wait for prefill that a share `above` exceeds: behind others, or for the step under way to end."""

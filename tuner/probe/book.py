@@ -177,8 +177,14 @@ class Book:
             duration_s=self.now_s - self.start_s,
         )
 
-    def levels(self) -> tuple[Level, ...]:
-        return tuple(t.report(self.flights.records, self.now_s) for t in self.tallies)
+    def levels(self, *, ended: bool = False) -> tuple[Level, ...]:
+        """Levels that say something (not those that only fill the server); `ended`: without the one under way."""
+        telling = (t for t in self.tallies if not t.fills or t.verdict_word == "saturates")
+        return tuple(
+            t.report(self.flights.records, self.now_s, self.start_s)
+            for t in telling
+            if t.end_s is not None or not ended
+        )
 
     def _nearest_miss_s(self) -> float | None:
         missed = [t for t in self.tallies if t.verdict_word in ("misses", "saturates") and not t.fills]

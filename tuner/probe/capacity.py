@@ -15,6 +15,7 @@ from tuner.probe.book import GAP_S, Book, Ending
 from tuner.probe.events import ClosedLoop, Command, EngineDied, Event, Hold, OpenLoop, Stop
 from tuner.probe.ladder import Ladder
 from tuner.probe.level import BacklogAlarm, LevelTally, LevelVerdict
+from tuner.probe.measurement import Level
 from tuner.probe.outcome import Outcome, ProbeSettings, Search
 from tuner.probe.saturation import Saturation
 
@@ -81,6 +82,10 @@ class CapacitySearch:
         return self._saturate(math.ceil(cap * OVERFILL) if cap else RAMP_START, cap or RAMP_START)
 
     @property
+    def ended_levels(self) -> tuple[Level, ...]:
+        return self.book.levels(ended=True)
+
+    @property
     def wake_at_s(self) -> float | None:
         if self.outcome is not None:
             return None
@@ -100,6 +105,11 @@ class CapacitySearch:
         if self.book.now_s >= self._deadline_s:
             return self._give_up(f"{self.settings.max_duration_s:.0f} s of load are over")
         return self._step()
+
+    def interrupt(self, why: str) -> None:
+        """End at once with what has been shown so far."""
+        if self.outcome is None:
+            self._give_up(why)
 
     # --- saturate
 

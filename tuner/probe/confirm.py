@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tuner.probe.book import GAP_S, Book, Ending
 from tuner.probe.events import ClosedLoop, Command, EngineDied, Event, Hold, OpenLoop, Stop
 from tuner.probe.level import LevelTally, LimitTest
+from tuner.probe.measurement import Level
 from tuner.probe.outcome import Outcome
 from tuner.probe.statistics import (
     P95_MISS_SHARE,
@@ -65,6 +66,10 @@ class RateConfirmation:
         return [ClosedLoop(tally.level, self.settings.max_running, stagger=True)]
 
     @property
+    def ended_levels(self) -> tuple[Level, ...]:
+        return self.book.levels(ended=True)
+
+    @property
     def wake_at_s(self) -> float | None:
         if self.outcome is not None:
             return None
@@ -84,6 +89,11 @@ class RateConfirmation:
         if self.book.now_s >= self._deadline_s:
             return self._end(self._verdict() or self._undecided())
         return self._step()
+
+    def interrupt(self, why: str) -> None:
+        """End at once; a confirmation cut short confirms nothing."""
+        if self.outcome is None:
+            self._end(Ending("failed", why, kind="undecided"))
 
     # --- fill, settle, warm, judge
 

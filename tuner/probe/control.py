@@ -121,14 +121,18 @@ def total_max_running(info: Mapping[str, Any]) -> int | None:
     """Requests the engine runs at once, over all its schedulers; None: it does not say."""
     states = [s for s in info.get("internal_states") or () if isinstance(s, dict)]
     caps = [s["effective_max_running_requests_per_dp"] for s in states if s.get("effective_max_running_requests_per_dp")]
-    dp = max(1, int(info.get("dp_size") or 1))
     if caps:
-        # One state per data-parallel rank; an engine that shows only one speaks for all.
-        return int(sum(caps)) if len(caps) >= dp else int(caps[0]) * dp
+        # One state per scheduler; an engine that shows only one speaks for all.
+        return int(sum(caps)) if len(caps) >= schedulers(info) else int(caps[0]) * schedulers(info)
     cap = info.get("max_running_requests")
-    return int(cap) * dp if cap else None
+    # The configured value is per full replica: attention DP divides it again.
+    return int(cap) * _at_least_one(info, "dp_size") if cap else None
 
 
-def replicas(info: Mapping[str, Any]) -> int:
-    """Schedulers with a prefix cache of their own."""
-    return max(1, int(info.get("dp_size") or 1))
+def schedulers(info: Mapping[str, Any]) -> int:
+    """Independent schedulers, each with a queue and a prefix cache of its own (one of the two factors is 1)."""
+    return _at_least_one(info, "dp_size") * _at_least_one(info, "attn_dp_size")
+
+
+def _at_least_one(info: Mapping[str, Any], key: str) -> int:
+    return max(1, int(info.get(key) or 1))

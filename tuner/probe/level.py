@@ -207,8 +207,8 @@ class LevelTally:
         ages = [(f.first_token_s or f.done_s or now_s) - f.scheduled_s for f in self.flights]
         return quantile(ages, 1 - P95_MISS_SHARE)
 
-    def report(self, records: Sequence[RequestRecord], now_s: float) -> Level:
-        """The level for people and results; `records` are the whole search's."""
+    def report(self, records: Sequence[RequestRecord], now_s: float, origin_s: float) -> Level:
+        """The level for people and results; `records` are the whole run's, `origin_s` is when it began."""
         end_s = now_s if self.end_s is None else self.end_s
         ended = [r for r in records if self.start_s <= r.done_s <= end_s and r.error is None]
         tpots = [r.tpot_s * 1e3 for r in records if r.level == self.level and r.error is None and r.tpot_s is not None]
@@ -219,7 +219,7 @@ class LevelTally:
             kind="closed" if self.rate_req_per_s is None else "open",
             rate_req_per_s=self.rate_req_per_s,
             concurrency=self.concurrency,
-            start_s=self.start_s,
+            start_s=self.start_s - origin_s,
             duration_s=end_s - self.start_s,
             requests=max(self.decided, missed),
             misses=missed,

@@ -77,6 +77,10 @@ class Search(Protocol):
     """What a driver feeds: `CapacitySearch` and `RateConfirmation`."""
 
     @property
+    def ended_levels(self) -> tuple[Level, ...]:
+        """The levels finished so far."""
+
+    @property
     def outcome(self) -> Outcome | None:
         """None while the search goes on."""
 
@@ -89,3 +93,6 @@ class Search(Protocol):
 
     def handle(self, event: Event) -> list[Command]:
         """Take one event; the commands that follow from it, in order. After `Stop` nothing more comes."""
+
+    def interrupt(self, why: str) -> None:
+        """End now, from outside: `outcome` says what was shown until then."""

@@ -128,3 +128,52 @@ def simulate(spec: TrialSpec, world: int) -> tuple[TrialResult, float]:
         **figures_of(outcome, figures),
     )
     return result, lasted_s
+
+
+def _search(spec: TrialSpec, made: Assembled) -> Search:
+    if spec.confirm is not None:
+        settings = ConfirmSettings(
+            spec.limits, spec.confirm.rate_req_per_s, spec.confirm.duration_s, max_running=made.max_running
+        )
+        return RateConfirmation(settings)
+    return CapacitySearch(
+        ProbeSettings(
+            limits=spec.limits,
+            mean_output_tokens=spec.workload.output_tokens.mean_tokens,
+            max_running=made.max_running,
+            incumbent_req_per_s=spec.incumbent_req_per_s,
+            max_duration_s=spec.deadlines.probe_s,
+        )
+    )
+
+
+def _failed(spec: TrialSpec, failure: StartFailure) -> TrialResult:
+    """What the runner would say of an engine that ended so: the same classification, from the same log lines."""
+    ending = Ending(failure.exit_code, "start", failure.after_s)
+    return _without_figures(spec, classify(ending, "\n".join(failure.log)), failure.after_s)
+
+
+def _died(spec: TrialSpec, made: Assembled, outcome: Outcome | None, lasted_s: float) -> TrialResult:
+    log = "\n".join(made.crash_log) if made.engine.dead or made.engine.hung else ""
+    failure = classify(Ending(made.crash_exit_code, "load", lasted_s), log)
+    if outcome is not None and not failure.recognised:
+        failure = replace(failure, message=outcome.reason)
+    return _without_figures(spec, failure, lasted_s, start_up_s=made.ready_s)
+
+
+def _without_figures(
+    spec: TrialSpec, failure: Failure, lasted_s: float, start_up_s: float | None = None
+) -> TrialResult:
+    return TrialResult(
+        id=spec.id,
+        state="failed",
+        failure=failure,
+        start_up_s=start_up_s,
+        gpu_seconds=spec.gpus * lasted_s,
+        simulated=True,
+        versions=_versions(spec),
+    )
+
+
+def _versions(spec: TrialSpec) -> dict[str, str]:
+    return {"tuner": __version__, "engine": f"{spec.engine_version} (simulated)"}

@@ -27,54 +27,39 @@ class PrefixCache:
         """Tokens of the longest cached prefix of a path."""
         hit = 0
         for key, tokens in path:
-            have = self._tokens.get(key, 0)
-            hit += min(have, tokens)
-            if have < tokens:
+            if key not in self._tokens:
                 break
+            hit += tokens
         return hit
 
     def pin(self, path: Path) -> int:
         """Protect the entries of a path that are cached; returns how many it protected (its leading ones)."""
         count = 0
-        for key, tokens in path:
-            have = self._tokens.get(key)
-            if have is None:
+        for key, _ in path:
+            if key not in self._tokens:
                 break
-            self._pin(key, have)
+            self._pin(key)
             count += 1
-            if have < tokens:
-                break
         return count
 
-    def _pin(self, key: Hashable, have: int) -> None:
+    def _pin(self, key: Hashable) -> None:
         pins = self._pins.get(key, 0)
         if not pins:
             del self._lru[key]
-            self.evictable_tokens -= have
-            self.pinned_tokens += have
+            tokens = self._tokens[key]
+            self.evictable_tokens -= tokens
+            self.pinned_tokens += tokens
         self._pins[key] = pins + 1
 
-    def insert_pinned(self, path: Path, already: int) -> int:
-        """Put a computed path into the cache, pinned; its first `already` entries are pinned by the caller before.
-
-        Returns the tokens newly kept: what the caller held privately beyond them was a duplicate.
-        """
-        added = 0
-        for index, (key, tokens) in enumerate(path):
-            have = self._tokens.get(key)
-            if have is None:
-                self._tokens[key] = tokens
-                self._pins[key] = 1
-                self.pinned_tokens += tokens
-                added += tokens
+    def insert_pinned(self, path: Path, already: int) -> None:
+        """Put a computed path into the cache, pinned; its first `already` entries are pinned by the caller before."""
+        for key, tokens in path[already:]:
+            if key in self._tokens:  # another request computed the same meanwhile
+                self._pin(key)
                 continue
-            if index >= already:
-                self._pin(key, have)
-            if have < tokens:
-                self._tokens[key] = tokens
-                self.pinned_tokens += tokens - have
-                added += tokens - have
-        return added
+            self._tokens[key] = tokens
+            self._pins[key] = 1
+            self.pinned_tokens += tokens
 
     def release(self, path: Path, count: int) -> None:
         """Unpin the first `count` entries of a path, leaf first, so that parents are evicted after children."""

@@ -132,7 +132,9 @@ class Replica:
             for rank in self.ranks:
                 rank.reset_ratio()
         self._plan()
-        return self._step is not None or self.hung or bool(self._arrivals)
+        if self._step is None and not self.hung:
+            assert not any(rank.busy for rank in self.ranks), "requests wait beside an empty pool"
+        return self._step is not None or bool(self._arrivals)
 
     def _plan(self) -> None:
         self._deliver()

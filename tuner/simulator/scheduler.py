@@ -24,6 +24,8 @@ MIN_NEW_TOKEN_FACTOR = 0.14
 NEW_TOKEN_DECAY_STEPS = 600
 RESERVE_CLIP_TOKENS = 4096
 RETRACT_EXTRA_STEPS = 20
+GROUP_BLOCK_TOKENS = 256
+"""Granularity of shared group prefixes: coarser than a page to be cheap, exact where all prefixes are equally long."""
 EPSILON = 1e-6
 
 
@@ -58,9 +60,10 @@ def path_of(request: SimRequest, *, radix_cache: bool) -> list[tuple[Hashable, i
         return []
     if request.blocks:
         return [(block, BLOCK_TOKENS) for block in request.blocks]
-    if request.prefix_tokens:
-        return [(("group", request.prefix_group), request.prefix_tokens)]
-    return []
+    group, tokens = request.prefix_group, request.prefix_tokens
+    full, rest = divmod(tokens, GROUP_BLOCK_TOKENS)
+    path: list[tuple[Hashable, int]] = [((group, index), GROUP_BLOCK_TOKENS) for index in range(full)]
+    return [*path, ((group, full, rest), rest)] if rest else path
 
 
 @dataclass(slots=True)

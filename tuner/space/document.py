@@ -93,7 +93,7 @@ def read_document(path: Path, *, shown_as: str | None = None) -> Document:
     """Read a YAML file.
 
     Raises:
-        SpaceError: the file is missing, empty, too large, not text, not YAML, or has duplicate keys.
+        SpaceError: the file is missing, empty, too large, not text, not YAML, or multiplies itself.
     """
     return parse_document(_read_text(path, shown_as or str(path)), shown_as or str(path))
 
@@ -118,15 +118,19 @@ def _read_text(path: Path, name: str) -> str:
 
 
 def parse_document(text: str, name: str) -> Document:
-    """Parse YAML text; see `read_document` for what is refused."""
+    """Parse YAML text; see `read_document` for what is refused.
+
+    Mistakes that leave the rest readable (a duplicate key, a leading zero) are left in `problems` of the document.
+    """
     document = Document(name)
     root = _compose(text, document)
     if root is None:
         raise SpaceError([Problem(name, 0, 0, "is empty; see the shipped spaces for a start")])
     if not isinstance(root, yaml.MappingNode):
         raise SpaceError([Problem(name, 1, 1, "must be a mapping of keys to values at its top level")])
-    document.data = _Reader(document).value(root, ())
-    if document.problems:
+    reader = _Reader(document)
+    document.data = reader.value(root, ())
+    if reader.nodes > MAX_NODES:
         raise SpaceError(document.problems)
     return document
 
@@ -250,7 +254,9 @@ class _Reader:
             self._problem(path, f"`{_shortened(text)}` is not a finite number")
         elif isinstance(number, int) and abs(number) >= _MAX_INTEGER:
             self._problem(path, f"`{_shortened(text)}` is beyond 64 bits")
-        return number
+        else:
+            return number
+        return None
 
     def _problem(self, path: Path_, message: str) -> None:
         self.document.problems.append(self.document.problem(path, message))

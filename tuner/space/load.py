@@ -5,6 +5,7 @@ Knows the shape and the meaning of a space file, but no engine: what flags exist
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ from tuner.space.document import Document, Path_, read_document
 from tuner.space.evaluation import MOST, failures
 from tuner.space.expression import Expression, ExpressionError, is_expression, parse, parse_embedded
 from tuner.space.layouts import NEEDS, enumerate_layouts, unused_parts
-from tuner.space.messages import problems_of
+from tuner.space.messages import faulty_paths, problems_of
 from tuner.space.nearest import did_you_mean
 from tuner.space.overlaps import overlaps
 from tuner.space.schema import Rule, SpaceFile
@@ -54,11 +55,29 @@ def load_space(path: Path, check_flag: CheckFlag, *, shown_as: str | None = None
         SpaceError: with every problem found, in the order of the file.
     """
     document = read_document(path, shown_as=shown_as)
+    problems = list(document.problems)
     try:
         spec = SpaceFile.model_validate(document.data)
     except ValidationError as exc:
-        raise SpaceError(problems_of(exc, document)) from exc
-    return _Loader(document, spec, check_flag).space()
+        told = {(p.line, p.column) for p in problems}
+        problems += [p for p in problems_of(exc, document) if (p.line, p.column) not in told]
+        spec = _without(faulty_paths(exc, document), document, problems)
+    return _Loader(document, spec, check_flag, problems).space()
+
+
+def _without(faulty: list[Path_], document: Document, problems: list[Problem]) -> SpaceFile:
+    """The file without its faulty parts, so that what is wrong with the rest is told at once; or all that is known."""
+    data = copy.deepcopy(document.data)
+    for path in sorted(faulty, key=len, reverse=True):  # what is inside goes before what holds it
+        holder = data
+        for step in path[:-1]:
+            holder = holder[step]
+        if isinstance(holder, dict):
+            holder.pop(path[-1], None)
+    try:
+        return SpaceFile.model_validate(data)
+    except ValidationError:
+        raise SpaceError(problems) from None
 
 
 def seeds_of(space: Space) -> tuple[Seed, ...]:
@@ -70,11 +89,11 @@ def seeds_of(space: Space) -> tuple[Seed, ...]:
 class _Loader:
     """Connects the parts of a valid file and collects what does not fit together."""
 
-    def __init__(self, document: Document, spec: SpaceFile, check_flag: CheckFlag) -> None:
+    def __init__(self, document: Document, spec: SpaceFile, check_flag: CheckFlag, problems: list[Problem]) -> None:
         self.document = document
         self.spec = spec
         self.check_flag = check_flag
-        self.problems: list[Problem] = []
+        self.problems = problems
 
     def space(self) -> Space:
         spec = self.spec

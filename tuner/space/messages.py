@@ -29,12 +29,13 @@ _PATTERNS = {
 }
 _MAPPING = "a mapping of keys to values"
 _SHAPES = {"dict_type": _MAPPING, "model_type": _MAPPING, "list_type": "a list"}
+_UNREFERRED = ("workload", "objective", "budget", "confirm", "rules")
 _KINDS = (("values", "int", "float", "choice"), ("uniform", "lognormal"))
 
 
 def problems_of(error: ValidationError, document: Document) -> list[Problem]:
     """One problem per place: a value that fits none of several types is told once."""
-    details = error.errors(include_url=False)
+    details = sorted(error.errors(include_url=False), key=lambda d: d["type"] != "value_error")  # ours say most
     unknown = {d["loc"][:-1] for d in details if d["type"] == "extra_forbidden"}
     problems: dict[Path_, Problem] = {}
     for detail in details:
@@ -46,20 +47,39 @@ def problems_of(error: ValidationError, document: Document) -> list[Problem]:
     return list(problems.values())
 
 
+def faulty_paths(error: ValidationError, document: Document) -> list[Path_]:
+    """What can be left out without a follow-up mistake elsewhere: unknown keys, and values nothing refers to."""
+    details = error.errors(include_url=False)
+    paths = [(d["type"] == "extra_forbidden", _real_path(d, document.data)) for d in details if d["type"] != "missing"]
+    return [path for is_extra, path in paths if is_extra or (path and path[0] in _UNREFERRED)]
+
+
 def _is_key(detail: ErrorDetails) -> bool:
-    return detail["type"] == "extra_forbidden" or "[key]" in detail["loc"]
+    names_dimension = detail["type"] == "string_pattern_mismatch" and detail["ctx"]["pattern"] == DIMENSION
+    return detail["type"] == "extra_forbidden" or "[key]" in detail["loc"] or names_dimension
 
 
 def _real_path(detail: ErrorDetails, data: Any) -> Path_:
     """Drop the union tags pydantic puts between keys: keep what the document really holds."""
-    loc = [step for step in detail["loc"] if step != "[key]"]
+    loc = _untagged([step for step in detail["loc"] if step != "[key]"])
     if detail["type"] == "missing":
         return (*_longest(loc[:-1], data), loc[-1])
     return _longest(loc, data)
 
 
+def _untagged(loc: list[int | str]) -> list[int | str]:
+    """Drop the tags of our own unions, whose places are known: a tag may read like the key below it."""
+    if loc[0] == "space" and loc[1:2] != ["layout"]:
+        loc = loc[:2] + loc[3:]  # space.<dimension>.<tag>
+        if loc[4:5] == ["params"]:
+            loc = loc[:6] + loc[7:]  # space.<dimension>.choice.<name>.params.<parameter>.<tag>
+    if loc[0] == "workload" and loc[1:2] in (["input_tokens"], ["output_tokens"]):
+        loc = loc[:2] + loc[3:]
+    return loc
+
+
 def _longest(loc: list[int | str], data: Any) -> Path_:
-    """The longest way through the document that takes the steps in order; of equals, the one that ends last."""
+    """The longest way through the document that takes the steps in order: a plain union's tag is no key."""
     if not loc:
         return ()
     skipped = _longest(loc[1:], data)

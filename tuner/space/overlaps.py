@@ -51,9 +51,9 @@ def _settings(space: Space) -> Iterator[Setting]:
             yield Setting(f"the flag {dimension.name}", f"dimension {dimension.name}", everywhere, path)
         for choice, bundle in dimension.bundles.items():
             here = everywhere if bundle.pools is None else frozenset(bundle.pools)
+            base = ("space", dimension.name, "choice", choice)
             for what, keys in _settings_of(bundle):
-                path = ("space", dimension.name, "choice", choice, *keys)
-                yield Setting(what, f"dimension {dimension.name}", here, path)
+                yield Setting(what, f"dimension {dimension.name}", here, (*base, *keys))
     for flag in space.derived:
         yield Setting(f"the flag {flag}", f"dimension {flag}", everywhere, ("space", flag))
 

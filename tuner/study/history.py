@@ -171,8 +171,13 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
         return lines
     if _is_list(old) and _is_list(new) and len(old) == len(new):
         return [line for i in range(len(old)) for line in differences(old[i], new[i], f"{path}[{i}]")]
-    same = json.dumps(old, default=str, sort_keys=True) == json.dumps(new, default=str, sort_keys=True)
-    return [] if same else [f"{path}: {_show(old)} -> {_show(new)}"]
+    return [] if _same(old, new) else [f"{path}: {_show(old)} -> {_show(new)}"]
+
+
+def _same(old: Any, new: Any) -> bool:
+    if isinstance(old, (int, float)) and isinstance(new, (int, float)):
+        return old == new and isinstance(old, bool) is isinstance(new, bool)
+    return json.dumps(old, default=str, sort_keys=True) == json.dumps(new, default=str, sort_keys=True)
 
 
 class _Absent:

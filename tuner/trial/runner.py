@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import tuner
 from tuner.probe.measurement import Level
-from tuner.probe.probe import ProbeReport
+from tuner.probe.probe import Invalid, ProbeReport
 from tuner.probe.probe import probe as real_probe
 from tuner.trial.classify import Ending, classify
 from tuner.trial.engine_log import LogFollower, read_end
@@ -41,6 +41,8 @@ _ASK_EVERY_S = 1.0
 _DYING_S = 90.0
 _DYING_WORDS = ("sigquit", "Scheduler hit an exception", "crashed with exit code")
 _SETTLE_S = 10.0
+# The load's word for "no verdict": too little time, or a client that stood still. Nothing is known of the engine then.
+_UNDECIDED = "undecided"
 # How long the load may take to wind up once it is told to.
 _WIND_UP_S = 5.0
 # Who asks a trial to stop (a drain, an eviction) may grant only seconds: a kubelet eviction was seen to grant 2.
@@ -251,8 +253,9 @@ class _Trial:
         self._stop_if_asked()
         self.known.levels = list(report.levels)
         self.known.effective.update(report.effective)
-        if report.invalid is not None:
-            failure = Failure("measurement", report.invalid.kind, report.invalid.message)
+        doubt = report.invalid or (Invalid(outcome.kind, outcome.reason) if outcome.kind == _UNDECIDED else None)
+        if doubt is not None:
+            failure = Failure("measurement", doubt.kind, doubt.message)
             return self._result("invalid", failure=failure, client=report.client)
         if outcome.state == "failed":
             failure = await self._engine_failure(outcome.kind, outcome.reason)

@@ -1,0 +1,102 @@
+"""The summary for people: the winner first, the yardsticks beside it, what failed and why, simulated marked."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from support.fake_runtime import FakeCluster
+from support.problems import a_problem, failed, infeasible, measured, raced_out
+
+from tuner.errors import NothingFeasible, UsageError
+from tuner.launch.spaces import open_space
+from tuner.report.table import nearest_miss, print_summary
+from tuner.report.winner import by_rank, target_of, winner_of
+from tuner.study.problem import Budget, ConfirmPlan
+from tuner.study.search import search
+from tuner.study.summary import read_summary
+
+
+def a_summary(tmp_path, script, **changes):
+    database = f"sqlite:///{tmp_path}/study.db"
+    problem = a_problem(**{"budget": Budget(trials=4), "confirm": ConfirmPlan(top=1, repeats=1, minutes=1)} | changes)
+    search(problem, database, FakeCluster(script).controller(), poll_s=1e4)
+    return read_summary(database)
+
+
+def shown(summary):
+    out = io.StringIO()
+    print_summary(summary, out)
+    return out.getvalue()
+
+
+def test_the_winner_comes_first_with_cost_rate_limit_and_confirmation(tmp_path):
+    summary = a_summary(tmp_path, measured)
+    text = shown(summary)
+    best = next(line for line in text.splitlines() if "best" in line)
+    assert f"{summary.best.usd_per_million_output_tokens:.3f}" in best
+    assert "yes" in best
+    assert "SIMULATED, nothing was measured" in text
+    assert "confirmed at" in text
+
+
+def test_the_best_is_compared_with_the_baseline(tmp_path):
+    summary = a_summary(tmp_path, measured)
+    share = summary.best.usd_per_million_output_tokens / summary.seeds["baseline"].usd_per_million_output_tokens
+    assert f"the best costs {share:.0%} of the baseline" in shown(summary)
+
+
+def test_a_study_without_a_feasible_trial_shows_the_nearest_miss_and_by_how_much(tmp_path):
+    summary = a_summary(tmp_path, infeasible)
+    assert "no configuration meets the limits (ttft_p95_s <= 5" in shown(summary)
+    assert "TTFT p95 7.5 s" in nearest_miss(summary)
+    assert "ttft_p95_s is over by 50%" in nearest_miss(summary)
+
+
+def test_one_common_reason_is_said_first(tmp_path):
+    summary = a_summary(tmp_path, failed)
+    assert shown(summary).splitlines()[0].startswith("all 4 trials failed for one reason")
+    assert "oom_weights" in nearest_miss(summary)
+
+
+def test_a_refuted_configuration_is_marked(tmp_path):
+    def script(spec):
+        return infeasible(spec) if spec.confirm else measured(spec)
+
+    text = shown(a_summary(tmp_path, script))
+    assert "refuted" in text
+    assert "no configuration is confirmed yet" in text
+
+
+def test_a_seed_without_figures_shows_its_state(tmp_path):
+    def script(spec):
+        return raced_out(spec) if "only" in spec.config else measured(spec)
+
+    row = next(line for line in shown(a_summary(tmp_path, script)).splitlines() if "engine-default" in line)
+    assert "pruned" in row
+
+
+def test_ranks_put_the_confirmed_one_first_and_end_with_the_measured_ones(tmp_path):
+    summary = a_summary(tmp_path, measured)
+    assert by_rank(summary)[0] is summary.best
+    assert len(summary.ranked) == len(by_rank(summary))
+    winner = winner_of(summary, 1)
+    assert summary.best.args == winner.args
+    assert winner.confirmed
+    assert winner.figures.guarded_req_per_s == pytest.approx(0.95 * summary.best.capacity_req_per_s)
+    assert [a.trial for a in winner.alternatives] == [f.trial for f in by_rank(summary)[1:4]]
+
+
+def test_a_rank_nobody_reached_is_refused_with_the_number_measured(tmp_path):
+    with pytest.raises(NothingFeasible, match="rank 99 was asked for, 4 configurations"):
+        winner_of(a_summary(tmp_path, measured), 99)
+
+
+def test_the_target_is_the_pool_the_winner_was_measured_on():
+    space = open_space("amd-mi355x.yaml")
+    target = target_of(space, "mi355x")
+    assert ("amd", "amd.com/gpu") == (target.vendor, target.gpu_resource)
+    assert target.model_cache.pvc == "models"
+    assert {"amd.com/gpu.product-name": "AMD_Instinct_MI355X"} == target.node_selector
+    with pytest.raises(UsageError, match="has no pool b200"):
+        target_of(space, "b200")

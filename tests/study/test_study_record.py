@@ -1,0 +1,168 @@
+"""What the database holds after each kind of trial, read back by Optuna alone."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from support.problems import (
+    ENGINE_DEFAULT,
+    a_config,
+    a_problem,
+    dimensions,
+    failed,
+    infeasible,
+    make_spec,
+    measured,
+    raced_out,
+)
+
+from tuner.study.history import read_history
+from tuner.study.lock import Ownership
+from tuner.study.problem import TokenWeights
+from tuner.study.record import Pick, Recorder
+from tuner.study.storage import open_storage
+from tuner.study.writer import Writer
+from tuner.trial.spec import TrialSpec
+
+KEYS = {"ttft_p95_s", "error_rate", "failure"}
+
+
+@pytest.fixture
+def storage(database):
+    opened = open_storage(database)
+    optuna.create_study(study_name="demo", storage=opened.backend)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def recorder(storage):
+    owner = Ownership(storage, "demo")
+    owner.begin()
+    yield Recorder(storage, "demo", dimensions(), TokenWeights(), Writer(owner))
+    owner.release()
+
+
+def begin(recorder, config=None, origin="sampler"):
+    config = config or a_config()
+    number = recorder.ask(Pick(config, origin))
+    spec = make_spec(config, f"demo-{number}-{config.fingerprint}", 1, 7, None, None)
+    recorder.commit(number, spec)
+    return number, spec
+
+
+def stored(database, number):
+    """Through a connection of its own, as any other program would read it."""
+    storage = open_storage(database)
+    try:
+        return optuna.load_study(study_name="demo", storage=storage.backend).trials[number]
+    finally:
+        storage.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "state", "keys", "sign", "word"),
+    [
+        (measured, "COMPLETE", KEYS, {"ttft_p95_s": -1, "error_rate": 0, "failure": 0}, "measured"),
+        (infeasible, "PRUNED", KEYS, {"ttft_p95_s": 1, "error_rate": 0, "failure": 0}, "infeasible"),
+        (raced_out, "PRUNED", KEYS, {"ttft_p95_s": -1, "error_rate": 0, "failure": 0}, "pruned"),
+        (failed, "PRUNED", KEYS, {"ttft_p95_s": 0, "error_rate": 0, "failure": 1}, "failed"),
+        (lambda s: failed(s, "infrastructure", "evicted"), "FAIL", set(), {}, "failed"),
+        (lambda s: failed(s, "measurement", "client_bound"), "FAIL", set(), {}, "invalid"),
+    ],
+)
+def test_states_and_constraints_of_every_class(database, recorder, make, state, keys, sign, word):
+    number, spec = begin(recorder)
+    recorder.finish(number, spec, make(spec))
+    trial = stored(database, number)
+    assert trial.state.name == state
+    assert set(trial.constraints) == keys
+    assert {key: (value > 0) - (value < 0) for key, value in trial.constraints.items()} == sign
+    assert trial.user_attrs["state"] == word
+    assert trial.user_attrs["result"] == make(spec).as_json()
+    assert TrialSpec.from_json(trial.user_attrs["spec"]) == spec
+    if state == "COMPLETE":
+        assert trial.value == trial.user_attrs["usd_per_million_output_tokens"]
+
+
+def test_attributes_are_few_and_readable(database, recorder):
+    number, spec = begin(recorder, origin="seed:baseline")
+    recorder.finish(number, spec, measured(spec, 1.23456789))
+    attrs = stored(database, number).user_attrs
+    assert attrs["config"] == a_config().as_json()
+    assert attrs["fingerprint"] == a_config().fingerprint
+    assert (attrs["origin"], attrs["attempt"], attrs["simulated"]) == ("seed:baseline", 1, True)
+    assert (attrs["capacity_req_per_s"], attrs["ttft_p95_s"], attrs["node"]) == (1.23457, 4.2, "node-1")
+    assert len(attrs) <= 16
+
+
+def test_parameters_are_the_readable_point(database, recorder):
+    inside, _ = begin(recorder)
+    outside, _ = begin(recorder, ENGINE_DEFAULT, "seed:engine-default")
+    assert stored(database, inside).params == {
+        "layout": "tp8",
+        "weights": "fp8",
+        "speculation": "off",
+        "max-running-requests": 128,
+        "mem-fraction-static": 0.84,
+    }
+    assert stored(database, outside).params == {}
+
+
+def test_a_raced_out_trial_reports_its_bound_for_tpe_and_keeps_it_out_of_costs(database, recorder):
+    number, spec = begin(recorder)
+    past = recorder.finish(number, spec, raced_out(spec))
+    trial = stored(database, number)
+    bound = trial.user_attrs["bound_usd_per_million_output_tokens"]
+    assert trial.intermediate_values == {0: bound}
+    assert past.usd_per_million is None
+    assert past.bound_usd_per_million == bound
+
+
+def test_the_best_trial_is_the_cheapest_feasible_one(database, recorder, storage):
+    """Optuna's own reading of the study agrees with ours."""
+    for running, make in ((32, measured), (64, infeasible), (256, raced_out), (128, measured)):
+        number, spec = begin(recorder, a_config(running=running))
+        recorder.finish(number, spec, make(spec))
+    assert optuna.load_study(study_name="demo", storage=storage.backend).best_trial.number == 3
+
+
+def test_finishing_twice_tells_once(database, recorder):
+    number, spec = begin(recorder)
+    first = recorder.finish(number, spec, measured(spec, 2.0))
+    again = recorder.finish(number, spec, measured(spec, 9.0))
+    assert again == first
+    assert stored(database, number).user_attrs["capacity_req_per_s"] == 2.0
+
+
+def test_a_stored_result_wins_over_a_later_one(database, recorder, storage):
+    """The controller died after storing; whatever is reported now, the study's word stands."""
+    number, spec = begin(recorder)
+    trial_id = storage.backend.get_trial_id_from_study_id_trial_number(1, number)
+    storage.backend.set_trial_user_attr(trial_id, "result", measured(spec, 2.0).as_json())
+    assert [trial.number for trial in recorder.finish_told_halfway()] == [number]
+    assert stored(database, number).user_attrs["capacity_req_per_s"] == 2.0
+
+
+def test_a_trial_queued_by_another_program_is_set_aside(database, recorder, storage):
+    study = optuna.load_study(study_name="demo", storage=storage.backend)
+    study.enqueue_trial({"layout": "tp4-dp2", "weights": "mxfp4"})
+    number, _ = begin(recorder)
+    assert stored(database, 0).state.name == "FAIL"
+    assert "another program" in stored(database, 0).user_attrs["failure"]
+    assert number == 1
+    assert stored(database, 1).params["layout"] == "tp8"
+
+
+def test_history_reads_back_what_was_recorded(recorder):
+    number, spec = begin(recorder)
+    recorder.finish(number, spec, failed(spec, kind="crash", recognised=False))
+    recorder.ask(Pick(a_config(running=32), "sampler"))
+    crash, running = read_history(recorder.study)
+    assert (crash.state, crash.counted, crash.recognised, crash.failure_kind) == ("failed", True, False, "crash")
+    assert (crash.failure_class, crash.node, crash.pool) == ("configuration", "node-1", "mi355x")
+    assert crash.gpu_hours == pytest.approx(800 / 3600)
+    assert crash.usd == pytest.approx(100 / 3600 * 16.8)
+    assert (running.state, running.finished, running.spec) == ("running", False, None)
+    assert crash.config.fingerprint == a_config().fingerprint
+    assert a_problem().pools == ("mi355x",)

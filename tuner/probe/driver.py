@@ -1,0 +1,285 @@
+"""Runs a sans-IO search against a real server: its commands become requests, what happens becomes its events.
+
+Also watches itself: a client that sends late or whose loop lags would measure its own queue. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tuner.probe.arrivals import due_times
+from tuner.probe.client import CONNECTION_ERRORS, Order, StreamClient
+from tuner.probe.events import (
+    ClosedLoop,
+    Command,
+    EngineDied,
+    Event,
+    Finished,
+    FirstToken,
+    OpenLoop,
+    Sent,
+    Stop,
+    Tick,
+)
+from tuner.probe.outcome import Outcome, Search
+from tuner.probe.plan import PlannedRequest, RequestStream
+from tuner.probe.statistics import quantile
+
+TICK_S = 0.25
+"""Events promise a tick at least every second; four times as often notices a dead engine soon."""
+
+RESEND_PAUSE_S = 0.25
+"""A closed loop must not spin on a server that fails at once."""
+
+SUSPICION_S = 15.0
+"""How long broken connections are kept back while it is found out whether the engine is gone: a dead scheduler takes
+its server down within about 7 s."""
+
+LENGTH_TOLERANCE = 0.005
+"""A prompt may differ by so much from its planned length."""
+
+LAG_LIMIT_S = 0.005
+SEND_LAG_LIMIT_S = 0.002
+LAG_SHARE = 0.01
+CPU_LIMIT = 0.70
+"""Own delays beyond these (or 1 % of the TTFT limit, or 70 % of a core) make a measurement the client's, not the
+engine's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the driver asks the outside world. `healthy` is a quick check whether the engine answers at all."""
+
+    engine_alive: Callable[[], bool]
+    stop_requested: Callable[[], bool]
+    healthy: Callable[[], Awaitable[bool]]
+    on_command: Callable[[Command], None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class DriveReport:
+    """How a run ended, and the client's own health: delays in seconds, CPU as a share of one core."""
+
+    outcome: Outcome | None
+    interrupted: bool
+    requests: int
+    planned_input_tokens: int
+    planned_prefix_tokens: int
+    send_lag_p99_s: float
+    loop_lag_p99_s: float
+    cpu_share: float
+    token_mismatches: int
+    duration_s: float
+
+    def client_bound(self, ttft_limit_s: float | None) -> str | None:
+        """The sentence that says why the client itself was the bottleneck; None: it was not."""
+        allowed = LAG_SHARE * (ttft_limit_s or 0.0)
+        if self.send_lag_p99_s > max(SEND_LAG_LIMIT_S, allowed):
+            return f"requests left up to {self.send_lag_p99_s * 1e3:.1f} ms late (p99)"
+        if self.loop_lag_p99_s > max(LAG_LIMIT_S, allowed):
+            return f"the client's event loop lagged by {self.loop_lag_p99_s * 1e3:.1f} ms (p99)"
+        if self.cpu_share > CPU_LIMIT:
+            return f"the client used {self.cpu_share:.0%} of a core"
+        return None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "requests": self.requests,
+            "send_lag_p99_ms": round(self.send_lag_p99_s * 1e3, 3),
+            "loop_lag_p99_ms": round(self.loop_lag_p99_s * 1e3, 3),
+            "cpu_share": round(self.cpu_share, 4),
+            "token_mismatches": self.token_mismatches,
+            "duration_s": round(self.duration_s, 3),
+        }
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a driver notes about its own work."""
+
+    requests: int = 0
+    planned_input_tokens: int = 0
+    planned_prefix_tokens: int = 0
+    token_mismatches: int = 0
+    send_lags_s: list[float] = field(default_factory=list)
+    loop_lags_s: list[float] = field(default_factory=list)
+
+
+class Driver:
+    """One run of one search on the current event loop. Clock: `time.perf_counter`."""
+
+    def __init__(
+        self,
+        search: Search,
+        client: StreamClient,
+        stream: RequestStream,
+        body: Callable[[PlannedRequest], bytes],
+        around: Surroundings,
+        *,
+        arrivals: Literal["poisson", "constant"] = "poisson",
+        first_index: int = 0,
+        check_length: bool = True,
+    ) -> None:
+        self.search = search
+        self._client, self._stream, self._body = client, stream, body
+        self._around, self._arrivals, self._check_length = around, arrivals, check_length
+        self.next_index = first_index
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sender: asyncio.Task[None] | None = None
+        self._inquiry: asyncio.Task[bool] | None = None
+        self._closed: ClosedLoop | None = None
+        self._wave = 0
+        self._in_flight = 0
+        self._over = asyncio.Event()
+        self.interrupted = False
+        self.counts = Counts()
+
+    async def run(self) -> None:
+        """Until the search has its outcome, the engine is dead or a stop is asked for; all requests are aborted then."""
+        self._obey(self.search.start(time.perf_counter()))
+        ticking = asyncio.create_task(self._tick())
+        try:
+            await self._over.wait()
+        finally:
+            tasks: list[asyncio.Task[Any]] = [t for t in (ticking, self._sender, self._inquiry, *self._tasks) if t is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- events in
+
+    def _feed(self, event: Event) -> None:
+        if not self._over.is_set():
+            self._obey(self.search.handle(event))
+
+    async def _tick(self) -> None:
+        while True:
+            before_s = time.perf_counter()
+            wake_s = self.search.wake_at_s
+            pause_s = TICK_S if wake_s is None else min(TICK_S, max(0.001, wake_s - before_s))
+            await asyncio.sleep(pause_s)
+            now_s = time.perf_counter()
+            self.counts.loop_lags_s.append(max(0.0, now_s - before_s - pause_s))
+            if self._around.stop_requested():
+                self.interrupted = True
+                self._over.set()
+                return
+            if not self._around.engine_alive():
+                self._feed(EngineDied(now_s))
+            self._feed(Tick(now_s))
+
+    # --- commands out
+
+    def _obey(self, commands: list[Command]) -> None:
+        """Each command replaces the one before: it alone says what is sent from now on."""
+        for command in commands:
+            self._around.on_command(command)
+            if self._sender is not None:
+                self._sender.cancel()
+                self._sender = None
+            self._closed = None
+            if isinstance(command, ClosedLoop):
+                self._closed = command
+                self._wave = command.concurrency if command.stagger else 0
+                self._top_up()
+            elif isinstance(command, OpenLoop):
+                self._sender = asyncio.create_task(self._send_on_schedule(command))
+            elif isinstance(command, Stop):
+                self._over.set()
+
+    def _top_up(self) -> None:
+        while self._closed is not None and self._in_flight < self._closed.concurrency:
+            self._launch(self._closed.level, time.perf_counter())
+
+    async def _send_on_schedule(self, command: OpenLoop) -> None:
+        times = due_times(
+            self._arrivals, self._stream.seed, command.level, command.rate_req_per_s, time.perf_counter()
+        )
+        for due_s in times:
+            while (left_s := due_s - time.perf_counter()) > 0:
+                await asyncio.sleep(left_s)
+            self._launch(command.level, due_s, timed=True)
+            # A late loop catches up without starving the answers that are coming in.
+            await asyncio.sleep(0)
+
+    def _launch(self, level: int, scheduled_s: float, *, timed: bool = False) -> None:
+        planned = self._plan()
+        self.counts.planned_input_tokens += planned.input_tokens
+        self.counts.planned_prefix_tokens += planned.prefix_tokens
+        self.counts.requests += 1
+        expected = planned.output_tokens if self._check_length else None
+        order = Order(planned.index, level, scheduled_s, self._body(planned), expected)
+        self._in_flight += 1
+        task = asyncio.create_task(self._request(order, planned, timed=timed))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _plan(self) -> PlannedRequest:
+        index = self.next_index
+        self.next_index += 1
+        if self._wave > 0:
+            self._wave -= 1
+            return self._stream.staggered(index)
+        return self._stream.request(index)
+
+    async def _request(self, order: Order, planned: PlannedRequest, *, timed: bool) -> None:
+        def sent(at_s: float) -> None:
+            if timed:
+                self.counts.send_lags_s.append(at_s - order.scheduled_s)
+            self._feed(Sent(order.index, order.level, order.scheduled_s, at_s))
+
+        record = await self._client.send(order, sent, lambda at_s: self._feed(FirstToken(order.index, at_s)))
+        if record.error is None and not _length_right(record.input_tokens, planned.input_tokens):
+            self.counts.token_mismatches += 1
+        if record.error in CONNECTION_ERRORS and not await self._engine_lives():
+            self._feed(EngineDied(time.perf_counter()))
+        self._feed(Finished(record))
+        if record.error is not None:
+            await asyncio.sleep(RESEND_PAUSE_S)
+        self._in_flight -= 1
+        self._top_up()
+
+    async def _engine_lives(self) -> bool:
+        """Whether broken connections are the requests' own affair; all that break meanwhile wait for one answer."""
+        if self._inquiry is None or self._inquiry.done():
+            self._inquiry = asyncio.create_task(self._inquire())
+        return await asyncio.shield(self._inquiry)
+
+    async def _inquire(self) -> bool:
+        until_s = time.perf_counter() + SUSPICION_S
+        while time.perf_counter() < until_s:
+            if not self._around.engine_alive():
+                return False
+            if await self._around.healthy():
+                return True
+            await asyncio.sleep(TICK_S)
+        return False
+
+
+def _length_right(counted: int, planned: int) -> bool:
+    """Half a per cent, and two tokens for short prompts."""
+    return abs(counted - planned) <= max(2.0, LENGTH_TOLERANCE * planned)
+
+
+async def drive(driver: Driver) -> DriveReport:
+    """Run a driver and report on the client's own health."""
+    began_s, cpu_s = time.perf_counter(), time.process_time()
+    await driver.run()
+    wall_s = max(time.perf_counter() - began_s, 1e-9)
+    counts = driver.counts
+    return DriveReport(
+        outcome=driver.search.outcome,
+        interrupted=driver.interrupted,
+        requests=counts.requests,
+        planned_input_tokens=counts.planned_input_tokens,
+        planned_prefix_tokens=counts.planned_prefix_tokens,
+        send_lag_p99_s=quantile(counts.send_lags_s, 0.99) or 0.0,
+        loop_lag_p99_s=quantile(counts.loop_lags_s, 0.99) or 0.0,
+        cpu_share=(time.process_time() - cpu_s) / wall_s,
+        token_mismatches=counts.token_mismatches,
+        duration_s=wall_s,
+    )

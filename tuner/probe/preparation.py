@@ -1,0 +1,170 @@
+"""Everything before the clock starts: tokenizer, chat overhead, warm-up, cache flush, shared prefixes.
+
+After it the server is warm, holds the shared prefixes and nothing else of ours, and prompts have their planned length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.probe.client import Order, StreamClient
+from tuner.probe.control import EngineControl, EngineUnreachable, schedulers
+from tuner.probe.events import RequestRecord
+from tuner.probe.plan import PlannedRequest, RequestStream
+from tuner.probe.prompts import BodyFactory, learn_lexicon
+from tuner.probe.summary import achieved_cached_share
+from tuner.space.workload import Workload
+
+WARM_UP_TOKENS = 64
+"""Answer length of warm-up requests: long enough to touch every graph a decode batch uses."""
+
+WARM_UP_PER_SHAPE = 2
+PRIMERS = 4
+"""Groups primed at once; one group is never primed twice at once, so none races itself."""
+
+CHECKED = 8
+SHARE_TOLERANCE = 0.02
+SCALE_TOLERANCE = 0.001
+
+
+class NotReady(Exception):  # noqa: N818 - says what is the case
+    """The engine could not be prepared; `kind` is a stable word for the failure."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        self.kind = kind
+        super().__init__(message)
+
+
+@dataclass(slots=True)
+class Bench:
+    """A prepared server: who sends, what is sent, what the engine says it runs with, and what gave cause for doubt."""
+
+    client: StreamClient
+    bodies: BodyFactory
+    info: dict[str, Any]
+    warnings: list[str]
+
+
+async def prepare(
+    control: EngineControl,
+    client_for: Callable[[str], StreamClient],
+    workload: Workload,
+    stream: RequestStream,
+    *,
+    nonce: str,
+    progress: Callable[[str], None],
+) -> Bench:
+    """Bring a running server to the state measurements start from.
+
+    Raises:
+        NotReady: no tokenizer, or requests fail already now.
+    """
+    info, model = await _settings(control)
+    progress("learning the tokenizer")
+    try:
+        lexicon = await learn_lexicon(lambda texts: control.count_tokens(texts, model))
+    except EngineUnreachable as error:
+        raise NotReady("no_tokenizer", f"the engine does not count tokens, prompts cannot be sized: {error}") from error
+    bodies = BodyFactory(workload, stream, lexicon, model, nonce)
+    bench = Bench(client_for(bodies.path), bodies, info, [])
+    preparation = _Preparation(control, bench, workload, stream)
+    progress("warming up")
+    await preparation.measure_overhead()
+    await preparation.warm_up()
+    await preparation.flush()
+    if stream.longest_prefix_tokens > 0:
+        progress(f"priming {workload.prefix_groups} shared prefixes")
+        await preparation.prime(times=schedulers(info))
+        await preparation.check_cached_share()
+    return bench
+
+
+async def _settings(control: EngineControl) -> tuple[dict[str, Any], str]:
+    """What the engine says of itself; engines that say nothing can still be loaded."""
+    try:
+        info = await control.server_info()
+    except EngineUnreachable:
+        info = {}
+    try:
+        return info, await control.model_name()
+    except EngineUnreachable:
+        return info, str(info.get("served_model_name") or "default")
+
+
+class _Preparation:
+    def __init__(self, control: EngineControl, bench: Bench, workload: Workload, stream: RequestStream) -> None:
+        self._control, self._bench, self._workload, self._stream = control, bench, workload, stream
+        self._used = 0
+
+    async def measure_overhead(self) -> None:
+        """Tokens the chat template adds, and whether long prompts come out as long as planned."""
+        bodies = self._bench.bodies
+        for tokens in (min(200, self._workload.input_tokens.low), round(self._workload.input_tokens.mean_tokens)):
+            planned = self._plan(max(tokens, 2), output_tokens=1, prefix_tokens=0)
+            record = await self._send(planned)
+            surplus = record.input_tokens - planned.input_tokens
+            if tokens <= 400:
+                bodies.overhead_tokens += surplus
+            elif abs(surplus) > SCALE_TOLERANCE * tokens:
+                bodies.rescale(record.input_tokens / tokens)
+
+    async def warm_up(self) -> None:
+        lengths = sorted({self._workload.input_tokens.low, self._workload.input_tokens.high})
+        answer = min(WARM_UP_TOKENS, max(1, self._workload.output_tokens.low))
+        for length in lengths:
+            plans = [self._plan(length, answer, 0) for _ in range(WARM_UP_PER_SHAPE)]
+            await asyncio.gather(*(self._send(p) for p in plans))
+
+    async def flush(self) -> None:
+        """Requests that have just ended may still count as running: ask again a few times."""
+        for _ in range(10):
+            try:
+                if await self._control.flush_cache():
+                    return
+            except EngineUnreachable:
+                pass
+            await asyncio.sleep(0.3)
+        self._bench.warnings.append("the prefix cache could not be flushed before the measurement")
+
+    async def prime(self, times: int) -> None:
+        """Send every shared prefix once per scheduler (they are taken in turn, and each has a cache of its own)."""
+        gate = asyncio.Semaphore(PRIMERS)
+        longest = self._stream.longest_prefix_tokens
+
+        async def one(group: int) -> None:
+            async with gate:
+                for _ in range(times):
+                    await self._send(self._plan(longest + 32, 1, longest, group=group))
+
+        await asyncio.gather(*(one(group) for group in range(max(1, self._workload.prefix_groups))))
+
+    async def check_cached_share(self) -> None:
+        """A lower share than offered is an outcome of this configuration (a small KV pool, scattered replicas)."""
+        records = []
+        for index in range(CHECKED):
+            like = self._stream.request(index)
+            records.append(
+                await self._send(self._plan(like.input_tokens, 1, like.prefix_tokens, group=like.prefix_group))
+            )
+        share, offered = achieved_cached_share(records), self._workload.cached_fraction
+        if abs(share - offered) > SHARE_TOLERANCE:
+            self._bench.warnings.append(f"cached share of the first {CHECKED} requests is {share:.2f}, offered {offered:.2f}")
+
+    def _plan(self, input_tokens: int, output_tokens: int, prefix_tokens: int, group: int = 0) -> PlannedRequest:
+        """A request outside the measured sequence: negative indexes are never planned there."""
+        self._used += 1
+        return PlannedRequest(-self._used, input_tokens, output_tokens, group, prefix_tokens)
+
+    async def _send(self, planned: PlannedRequest) -> RequestRecord:
+        bench = self._bench
+        body = bench.bodies.body(bench.bodies.text(planned), planned.output_tokens)
+        record = await bench.client.send(Order(planned.index, -1, time.perf_counter(), body))
+        if record.error is not None:
+            said = bench.client.messages.get(record.error, "")
+            raise NotReady("first_requests", f"a request before the load failed with {record.error}: {said}".rstrip(": "))
+        return record
+

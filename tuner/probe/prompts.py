@@ -1,0 +1,202 @@
+"""Prompts of an exact token length from natural prose, as request bodies ready to send.
+
+Lengths come from the server's own tokenizer: sentences and words are counted once, prompts are sums of them. The
+shared prefix of a group comes first, then a part no other request has. Random token ids would be simpler and wrong:
+drafts of speculative decoding are accepted as they are on text, not on noise. Knows no clock; sends nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+
+from tuner.probe.plan import PlannedRequest, RequestStream
+from tuner.space.workload import Workload
+
+CountTokens = Callable[[Sequence[str]], Awaitable[list[int]]]
+
+PREFIXES_KEPT = 256
+"""Composed prefixes kept in memory: all groups of a fixed length, some of a varying one."""
+
+CALIBRATION_TOKENS = 2000
+"""Length of the text that checks that token counts add up."""
+
+
+def corpus_sentences() -> list[str]:
+    """The built-in prose, sentence by sentence, without the notes on its sources (lines that begin with #)."""
+    text = files("tuner.probe").joinpath("corpus.txt").read_text("utf-8")
+    prose = " ".join(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
+    return [s for s in re.split(r"(?<=[.!?;])\s+", prose) if s]
+
+
+@dataclass(frozen=True, slots=True)
+class Lexicon:
+    """Pieces of text with their token counts, each with the blank before it, as JSON string content.
+
+    `scale` is tokens of a long text / sum of its pieces' counts: 1 where the tokenizer never merges across blanks.
+    """
+
+    sentences: tuple[tuple[bytes, int], ...]
+    words: tuple[tuple[bytes, int], ...]
+    scale: float = 1.0
+
+
+async def learn_lexicon(count_tokens: CountTokens, sentences: Sequence[str] | None = None) -> Lexicon:
+    """Ask the tokenizer for every sentence and every short word once, then check that the counts add up."""
+    pieces = [f" {s}" for s in (sentences if sentences is not None else corpus_sentences())]
+    words = [f" {w}" for w in sorted({w for p in pieces for w in p.split() if w.isalpha() and w.islower()})]
+    counts = await count_tokens([*pieces, *words])
+    counted = list(zip(pieces, counts[: len(pieces)], strict=True))
+    single = [(w, n) for w, n in zip(words, counts[len(pieces) :], strict=True) if n == 1] or [
+        min(zip(words, counts[len(pieces) :], strict=True), key=lambda pair: pair[1])
+    ]
+    sample, tokens = [], 0
+    for text, n in counted:
+        if tokens >= CALIBRATION_TOKENS:
+            break
+        sample.append(text)
+        tokens += n
+    (actual,) = await count_tokens(["".join(sample)])
+    return Lexicon(
+        tuple((_encoded(text), n) for text, n in counted if n > 0),
+        tuple((_encoded(w), n) for w, n in single),
+        actual / max(1, tokens),
+    )
+
+
+def _encoded(text: str) -> bytes:
+    return json.dumps(text)[1:-1].encode()
+
+
+def compose(lexicon: Lexicon, tokens: int, rng: random.Random) -> bytes:
+    """Prose of `tokens` tokens as JSON string content: shuffled sentences, filled up with single-token words."""
+    left = round(tokens / lexicon.scale)
+    parts: list[bytes] = []
+    while left > 0:
+        text, count = rng.choice(lexicon.sentences)
+        if count > left:
+            break
+        parts.append(text)
+        left -= count
+    while left > 0:
+        text, count = rng.choice(lexicon.words)
+        parts.append(text)
+        left -= count
+    return b"".join(parts)
+
+
+BACKGROUND_PAUSE_S = 0.01
+
+
+class BodyFactory:
+    """Request bodies of one run. `overhead_tokens` is what the chat template adds to a prompt.
+
+    `nonce` makes the unshared parts of this run differ from those of any other on the same server.
+    """
+
+    def __init__(self, workload: Workload, stream: RequestStream, lexicon: Lexicon, model: str, nonce: str = "") -> None:
+        self._workload = workload
+        self._stream = stream
+        self._lexicon = lexicon
+        self._model = model
+        self._nonce = nonce
+        self.overhead_tokens = 0
+        self._prefixes: dict[tuple[int, int], bytes] = {}
+        self._before, self._after = _around(workload, model)
+
+    def rescale(self, factor: float) -> None:
+        """Long prompts came out `factor` times as long as planned: plan accordingly from now on."""
+        self._lexicon = replace(self._lexicon, scale=self._lexicon.scale * factor)
+        self._prefixes.clear()
+
+    @property
+    def path(self) -> str:
+        return "/v1/chat/completions" if self._workload.endpoint == "chat" else "/v1/completions"
+
+    def text(self, planned: PlannedRequest) -> bytes:
+        """The prompt as JSON string content: the group's shared head, then this request's own part."""
+        own = planned.input_tokens - planned.prefix_tokens - self.overhead_tokens
+        rng = self._rng(f"own/{self._nonce}/{planned.index}")
+        return self.prefix(planned.prefix_group, planned.prefix_tokens) + compose(self._lexicon, max(1, own), rng)
+
+    def prefix(self, group: int, tokens: int) -> bytes:
+        """The first `tokens` of a group's shared text; shorter ones are heads of longer ones, sentence by sentence."""
+        if tokens <= 0:
+            return b""
+        known = self._prefixes.get((group, tokens))
+        if known is None:
+            # One generator per group: the same sentences in the same order, whatever the length asked for.
+            known = compose(self._lexicon, tokens, self._rng(f"prefix/{group}"))
+            if len(self._prefixes) < PREFIXES_KEPT:
+                self._prefixes[group, tokens] = known
+        return known
+
+    def body(self, text: bytes, output_tokens: int) -> bytes:
+        """The whole JSON body around a prompt."""
+        return b"".join((self._before, text, self._after, b"%d}" % output_tokens))
+
+    def _rng(self, what: str) -> random.Random:
+        return random.Random(f"{self._stream.seed}/text/{what}")  # noqa: S311 - prose, not secrets
+
+
+def _around(workload: Workload, model: str) -> tuple[bytes, bytes]:
+    """The JSON before and after the prompt text; what follows the second is the number of tokens to answer with."""
+    sampling = workload.sampling
+    options = {
+        "model": model,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "ignore_eos": sampling.ignore_eos,
+    }
+    if workload.endpoint == "chat":
+        options["chat_template_kwargs"] = {"enable_thinking": sampling.thinking}
+        opening, closing = b'"messages":[{"role":"user","content":"', b'"}],"max_tokens":'
+    else:
+        opening, closing = b'"prompt":"', b'","max_tokens":'
+    return json.dumps(options)[:-1].encode() + b"," + opening, closing
+
+
+class BodyPool:
+    """Prompt texts made ahead of the moment they are due, so that sending one is a copy and nothing else."""
+
+    def __init__(self, factory: BodyFactory, stream: RequestStream, ahead: int = 64) -> None:
+        self._factory = factory
+        self._stream = stream
+        self._ahead = ahead
+        self._texts: dict[int, bytes] = {}
+        self._next = 0
+        self.late = 0
+        """Requests whose text was not ready when they were due."""
+
+    async def prepare(self, until: int) -> None:
+        """Make all texts below index `until`, a few at a time so that the loop stays free."""
+        while self._next < until:
+            self._make()
+            await asyncio.sleep(0)
+
+    async def keep_ahead(self, taken: Callable[[], int]) -> None:
+        """Run beside the load until cancelled; `taken` is the number of requests due so far."""
+        while True:
+            if self._next < taken() + self._ahead:
+                self._make()
+                await asyncio.sleep(0)
+            else:
+                await asyncio.sleep(BACKGROUND_PAUSE_S)
+
+    def body(self, planned: PlannedRequest) -> bytes:
+        text = self._texts.pop(planned.index, None)
+        if text is None:
+            self.late += 1
+            text = self._factory.text(planned)
+        return self._factory.body(text, planned.output_tokens)
+
+    def _make(self) -> None:
+        self._texts[self._next] = self._factory.text(self._stream.request(self._next))
+        self._next += 1

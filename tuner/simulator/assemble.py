@@ -1,0 +1,231 @@
+"""From a command line (or resolved settings) to a simulated engine, or to the way it fails to start.
+
+The one place where flags, physics, the hidden world and the scheduler meet; the HTTP server and the in-process
+runtime both come through here. Knows no clock and no sockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tuner.errors import UsageError
+from tuner.launch.dialect import dialect
+from tuner.launch.flags import flag_table
+from tuner.launch.parse import parse_argv
+from tuner.launch.platform import Platform, platform
+from tuner.launch.resolve import resolve
+from tuner.launch.start_up import ArgumentsError, StartUpError
+from tuner.model.architecture import Architecture
+from tuner.model.catalogue import GIB, Accelerator
+from tuner.model.catalogue import accelerator as find_accelerator
+from tuner.model.catalogue import architecture as find_architecture
+from tuner.model.memory import MemoryPlan, plan_memory
+from tuner.model.settings import EngineSettings, Precision
+from tuner.model.startup import seconds_to_ready
+from tuner.model.steps import RooflineSteps
+from tuner.simulator import startup_log
+from tuner.simulator.engine import Engine, max_running_per_scheduler
+from tuner.simulator.events import Trap
+from tuner.simulator.options import split_arguments
+from tuner.simulator.startup_log import Facts, Line
+from tuner.simulator.world import CrashKind, DistortedSteps, MemoryMargin, World
+
+StartUpKind = Literal["bad_flag", "refused", "oom_weights", "oom_kv", "oom_runtime"]
+
+EXIT_ARGUMENTS = 2
+EXIT_REFUSED = 1
+EXIT_KILLED = 137
+
+# Seen with sglang 0.5.23: argparse answers after 21-30 s, the start-up rules after 42-92 s.
+_ARGUMENTS_S, _REFUSED_S = 25.0, 60.0
+_FATAL_SHARE = {"oom_weights": 0.5, "oom_kv": 0.62, "oom_runtime": 0.70}
+
+# A crash "on the first request" spares the engine's own warm-up (12 tokens) and health checks (1 token).
+_CRASH_PREFILL_TOKENS = 64
+_HANG_PREFILL_TOKENS = 2048
+_CAPTURE_TOKENS = 512
+"""A step this small is what graph capture runs; an engine without memory for it dies while it starts."""
+
+ASSUMED_CONTEXT_TOKENS = 32768
+"""Longest request assumed where nothing says so; it matters only when chunking is off."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartUpFailure:
+    """An engine that never answers: its log, its exit code, and how long it took to die."""
+
+    kind: StartUpKind
+    message: str
+    lines: tuple[Line, ...]
+    exit_code: int
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedEngine:
+    """An engine that starts. `fate` says what the world will do to it under load, None: nothing."""
+
+    engine: Engine
+    settings: EngineSettings
+    flags: Mapping[str, Any]
+    facts: Facts
+    fate: CrashKind | None
+    seconds_to_ready: float
+    lines: tuple[Line, ...]
+
+    @property
+    def plan(self) -> MemoryPlan:
+        return self.facts.plan
+
+    @property
+    def context_tokens(self) -> int:
+        return self.facts.context_tokens
+
+
+def simulated_engine(
+    argv_or_settings: Sequence[str] | EngineSettings,
+    *,
+    accelerator: str | Accelerator,
+    architecture: str | Architecture,
+    world: World | int,
+    seed: int,
+    precision: Precision | str | None = None,
+    engine_version: str | None = None,
+    env: Mapping[str, str] | None = None,
+    max_context_tokens: int = ASSUMED_CONTEXT_TOKENS,
+    noise_sd: float = 0.02,
+) -> SimulatedEngine | StartUpFailure:
+    """An engine for this command line on this hardware in this world, or how it fails to start.
+
+    `argv` may carry its program and the simulator's own options in front; they are ignored here.
+
+    Raises:
+        UsageError: an accelerator or architecture the catalogue does not have.
+    """
+    acc = find_accelerator(accelerator) if isinstance(accelerator, str) else accelerator
+    arch = find_architecture(architecture) if isinstance(architecture, str) else architecture
+    flags: Mapping[str, Any] = {}
+    if isinstance(argv_or_settings, EngineSettings):
+        settings = argv_or_settings
+    else:
+        try:
+            flags = _parse(split_arguments(argv_or_settings)[1], engine_version)
+            settings = resolve(flags, _platform(acc, arch), env=env or {}, precision=_precision(precision))
+        except ArgumentsError as exc:
+            return _failed("bad_flag", str(exc), startup_log.bad_flag(str(exc)), EXIT_ARGUMENTS, _ARGUMENTS_S)
+        except StartUpError as exc:
+            lines = startup_log.refused(exc.rule, str(exc))
+            return _failed("refused", str(exc), lines, EXIT_REFUSED, _REFUSED_S)
+    hidden = world if isinstance(world, World) else World(world)
+    return _on_hardware(settings, flags, acc, arch, hidden, seed, max_context_tokens, noise_sd)
+
+
+def _failed(kind: StartUpKind, message: str, lines: list[Line], exit_code: int, after_s: float) -> StartUpFailure:
+    return StartUpFailure(kind, message, tuple(lines), exit_code, after_s)
+
+
+def _parse(argv: Sequence[str], engine_version: str | None) -> dict[str, Any]:
+    """Flags in the dialect named, or in the newest one that reads them."""
+    if engine_version:
+        return parse_argv(argv, dialect(engine_version))
+    try:
+        return parse_argv(argv)
+    except ArgumentsError:
+        for version in _older_dialects():
+            try:
+                return parse_argv(argv, dialect(version))
+            except ArgumentsError:
+                continue
+        raise
+
+
+def _older_dialects() -> list[str]:
+    """Versions at which some flag came, went or changed, newest first."""
+    keys = {key for flag in flag_table().flags.values() for key in (flag.first, flag.last) if key}
+    return [".".join(map(str, key)) for key in sorted(keys, reverse=True)]
+
+
+def _platform(acc: Accelerator, arch: Architecture) -> Platform:
+    return platform(
+        acc.name,
+        acc.hbm_bytes / GIB,
+        dsa=arch.index_layers > 0,
+        attention_heads=arch.heads,
+        routed_experts=arch.experts,
+        context_tokens=arch.max_context_tokens,
+    )
+
+
+def _precision(name: str | None) -> Precision | None:
+    match name:
+        case None | "bf16" | "fp8" | "mxfp4" | "nvfp4":
+            return name
+    raise UsageError(f"precision {name!r} is not known: bf16, fp8, mxfp4 or nvfp4")
+
+
+def _on_hardware(
+    settings: EngineSettings,
+    flags: Mapping[str, Any],
+    acc: Accelerator,
+    arch: Architecture,
+    world: World,
+    seed: int,
+    max_context_tokens: int,
+    noise_sd: float,
+) -> SimulatedEngine | StartUpFailure:
+    plan = plan_memory(arch, acc, settings, max_context_tokens)
+    ready_s = seconds_to_ready(arch, acc, settings)
+    running = max_running_per_scheduler(settings, plan.kv_capacity_tokens)
+    context = settings.context_length or arch.max_context_tokens
+    facts = Facts(flags, plan, running * settings.attn_dp, context, acc.vendor)
+    fate = world.fate(settings, _margin(plan))
+    trap = _trap(fate, plan, world)
+    failure = _dies_starting(fate, trap, facts, ready_s)
+    if failure is not None:
+        return failure
+    steps = DistortedSteps(RooflineSteps(arch, acc, settings), world, settings)
+    engine = Engine(settings, steps, plan.kv_capacity_tokens, seed, noise_sd, trap)
+    return SimulatedEngine(engine, settings, flags, facts, fate, ready_s, tuple(startup_log.starting(facts)))
+
+
+def _margin(plan: MemoryPlan) -> MemoryMargin:
+    after_weights = (plan.static_budget_bytes - plan.weights_bytes) / GIB
+    return MemoryMargin(after_weights, plan.kv_capacity_tokens, plan.dynamic_margin_gib)
+
+
+def _trap(fate: CrashKind | None, plan: MemoryPlan, world: World) -> Trap | None:
+    """The prefill step at which this engine's fate catches up with it."""
+    if fate == "crash_first_request":
+        return Trap(fate, _CRASH_PREFILL_TOKENS)
+    if fate == "hang":
+        return Trap(fate, _HANG_PREFILL_TOKENS)
+    if fate == "oom_runtime":
+        missing_gib = world.memory_shift_gib - plan.dynamic_margin_gib
+        share = 1 - missing_gib * GIB / plan.activation_bytes
+        return Trap(fate, max(1, int(share * _largest_step(plan))))
+    return None
+
+
+def _largest_step(plan: MemoryPlan) -> int:
+    chunk = plan.settings.chunked_prefill_tokens
+    return chunk if chunk > 0 else max(plan.settings.max_prefill_tokens, plan.max_context_tokens)
+
+
+def _dies_starting(fate: CrashKind | None, trap: Trap | None, facts: Facts, ready_s: float) -> StartUpFailure | None:
+    if fate == "oom_weights":
+        kind, lines = fate, startup_log.out_of_memory_loading(facts)
+    elif fate == "oom_kv":
+        kind, lines = fate, startup_log.out_of_memory_pool(facts)
+    elif fate == "oom_runtime" and trap is not None and trap.prefill_tokens <= _CAPTURE_TOKENS:
+        kind, lines = fate, startup_log.out_of_memory_capture(facts)
+    else:
+        return None
+    share = _FATAL_SHARE[kind]
+    scaled = [(min(1.0, at / share), line) for at, line in lines]
+    return _failed(kind, _last_error(lines), scaled, EXIT_KILLED, share * ready_s)
+
+
+def _last_error(lines: list[Line]) -> str:
+    return lines[-2][1].rstrip().rsplit("\n", 1)[-1] if len(lines) > 1 else lines[-1][1]
