@@ -2,6 +2,7 @@
 
     python tests/benchmarks/regret.py [--space amd-mi355x.yaml] [--trials 30] [--worlds 20]
 
+`random` draws from the valid points and knows neither seeds nor the engine model; `tpe` is what `tuner search` does.
 Every world distorts the simulated hardware by hidden factors (`tuner search --world N`). Regret is the measured cost of
 the best configuration found, relative to the best configuration known of that world: the cheapest of everything both
 methods measured and of the 30 points that look best when the closed-form model is given the world's own factors.
@@ -23,6 +24,7 @@ from tuner.model.catalogue import accelerator
 from tuner.model.steps import RooflineSteps
 from tuner.runtime.simulated import SimulatedRuntime, simulate
 from tuner.simulator.world import DistortedSteps, World
+from tuner.space.space import Space
 from tuner.study.assemble import Where, problem_of
 from tuner.study.points import Points, architecture_of, evaluate
 from tuner.study.problem import ConfirmPlan, Problem
@@ -48,7 +50,8 @@ def main() -> None:
     for world in range(1, asked.worlds + 1):
         started_s = time.monotonic()
         problem = _problem(points, world, asked.trials)
-        found = {method: _search(problem, space, world, method) for method in regrets}
+        blind = replace(problem, seeds=())
+        found = {m: _search(blind if m == "random" else problem, space, world, m) for m in regrets}
         best = min(*found.values(), _informed(points, problem, world))
         for method, cost in found.items():
             regrets[method].append(cost / best - 1)
@@ -67,11 +70,13 @@ def main() -> None:
 def _problem(points: Points, world: int, trials: int) -> Problem:
     where = Where(simulated=True, world=world)
     problem = problem_of(points, name="regret", where=where, trials=trials, deadlines=Deadlines())
-    return replace(problem, confirm=ConfirmPlan(top=0), budget=replace(problem.budget, wall_s=None, gpu_hours=None, usd=None))
+    return replace(
+        problem, confirm=ConfirmPlan(top=0), budget=replace(problem.budget, wall_s=None, gpu_hours=None, usd=None)
+    )
 
 
-def _search(problem: Problem, space, world: int, method: str) -> float:  # type: ignore[no-untyped-def]
-    nodes = {name: 1 for name in space.spec.pools}
+def _search(problem: Problem, space: Space, world: int, method: str) -> float:
+    nodes = dict.fromkeys(space.spec.pools, 1)
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder) / 'study.db'}"
         search(problem, url, SimulatedRuntime(nodes, world=world), sampler=method, seed=world)  # type: ignore[arg-type]
@@ -87,14 +92,21 @@ def _informed(points: Points, problem: Problem, world: int) -> float:
         acc = accelerator(point.deployment.accelerator)
         steps = DistortedSteps(RooflineSteps(arch, acc, point.settings), World(world), point.settings)
         rate = predict(arch, acc, point.settings, space.workload, space.limits, steps=steps).capacity_req_per_s
-        costs.append((bound_cost(rate, point.deployment.usd_per_hour, problem.guard, problem.token_weights, space.workload), point))
+        costs.append(
+            (
+                bound_cost(rate, point.deployment.usd_per_hour, problem.guard, problem.token_weights, space.workload),
+                point,
+            )
+        )
     costs.sort(key=lambda pair: pair[0])
     measured = [float("inf")]
     for _, point in costs[:INFORMED]:
         spec = problem.make_spec(point.config, "informed", 1, world, None, None)
         result, _ = simulate(spec, world)
         if result.state == "measured":
-            scored = score(result, spec.usd_per_hour, problem.guard, problem.token_weights, space.workload, space.limits)
+            scored = score(
+                result, spec.usd_per_hour, problem.guard, problem.token_weights, space.workload, space.limits
+            )
             measured.append(scored.usd_per_million_output_tokens)
     return min(measured)
 

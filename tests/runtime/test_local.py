@@ -177,7 +177,7 @@ def test_two_controllers_on_one_machine_do_not_share_gpus(make, tmp_path):
     one.start(with_gpus(tmp_path, "a", 1))
     pids_of(tmp_path, "a")
     other.start(endless(tmp_path, "b", gpus=2))
-    assert not other.poll(0.2)
+    assert [notice.text for notice in other.poll(0.2)] == ["waiting for 2 free GPUs of this machine"]
     assert not (tmp_path / "b.pids").exists()
     one.release("a")
     other.poll(0.0)

@@ -39,14 +39,19 @@ BROKEN = {
     "a word": ("hello\n", 1, 1, "must be a mapping"),
     "only a marker": ("---\n", 1, 1, "must be a mapping"),
     "a tab": ("a:\n\tb: 1\n", 2, 1, "cannot start any token"),
-    "two documents": ("a: 1\n---\nb: 2\n", 2, 1, "expected a single document in the stream, but found another document"),
+    "two documents": (
+        "a: 1\n---\nb: 2\n",
+        2,
+        1,
+        "expected a single document in the stream, but found another document",
+    ),
     "an unclosed bracket": ("a: [1, 2\nb: 3\n", 2, 2, "not valid YAML: while parsing a flow sequence"),
     "an undefined alias": ("a: *b\n", 1, 4, "found undefined alias"),
     "a control character": ("a: 1\nbc: x\x07y\n", 2, 6, "the character U+0007 is not allowed"),
     "an escape beyond Unicode": ('a: "\\UFFFFFFFF"\n', 0, 0, "not valid YAML"),
-    "brackets without end": ("a: " + "[" * 5000, 1, 42, "nested more than 40 levels deep"),
-    "braces without end": ("{a: " * 5000, 1, 161, "nested more than 40 levels deep"),
-    "indents without end": ("\n".join(f"{' ' * i}a:" for i in range(300)), 41, 41, "nested more than 40 levels deep"),
+    "brackets without end": ("a: " + "[" * 5000, 1, 43, "nested more than 40 levels deep"),
+    "braces without end": ("{a: " * 5000, 1, 158, "nested more than 40 levels deep"),
+    "indents without end": ("\n".join(f"{' ' * i}a:" for i in range(300)), 40, 40, "nested more than 40 levels deep"),
 }
 
 
@@ -106,7 +111,7 @@ def test_a_merge_gives_way_to_own_values_and_their_places():
 def test_an_alias_bomb_is_refused_before_it_expands():
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
-    with pytest.raises(SpaceError, match="expands to more than 50000 values"):
+    with pytest.raises(SpaceError, match="expands to more than 20000 values"):
         parse_document("\n".join(lines), "f")
 
 
@@ -180,7 +185,6 @@ def test_an_endless_file_is_not_read_to_its_end(tmp_path):
 
 
 def test_the_densest_file_allowed_is_read_in_bounded_work():
-    """No timing: the node limit stops it, whatever the scalars are."""
     text = "a: [" + "1," * (reading.MAX_BYTES // 2 - 10) + "]"
     assert len(text) < reading.MAX_BYTES
     with pytest.raises(SpaceError, match="expands to more than"):

@@ -34,7 +34,7 @@ def test_value(text):
         "lambda: 1", "1 if tp else 2", "2 ** 9999999", "1 << 99", "~tp", "+tp", "tp is 8", "tp is not None", "f'{tp}'",
         "b'x'", "1j", "...", "{1: 2}", "{1}", "tp := 3", "(yield)", "await tp", "*tp", "1 @ 2", "a.b().c", "'x'.upper",
         "", "   ", "1 +", "1 2", "tp = 8", "import os", "tp; pool", "\0", "tp\n== 8", "(" * 300, "[" * 99 + "]" * 99,
-        "-" * 600 + "1", "not " * 200 + "tp", "1" + "**1" * 300, "x" + ".a" * 400 + "()", "x" + ".a" * 490, "f" + "()" * 450,
+        "-" * 600 + "1", "not " * 200 + "tp", "1" + "**1" * 300, "x" + ".a" * 400 + "()", "f" + "()" * 450,
         "1+" * 300 + "1", "1" * 1001, "9" * 1001,
     ],
 )  # fmt: skip
@@ -109,9 +109,9 @@ def test_a_derived_value_may_hold_braces_in_its_strings():
 
 def test_python_says_nothing_about_odd_expressions():
     """`filterwarnings = error` would turn a SyntaxWarning of the parser into a failure here."""
-    assert parse("1if 2else 3" if False else "tp in [1,2]or tp>7")(NAMES) is True
+    assert parse("tp in [1,2]or tp>7")(NAMES) is True
     assert parse(r"pool == '\d'")(NAMES) is False
-    assert parse("0or 1 == 1")(NAMES) is True
+    assert parse("9or 1 == 1")(NAMES) is True
 
 
 @given(st.text(alphabet="tpool.s[](){}'\"+-*/%<>=!&|~^,:;0159eE_ \n\t\\#@notandrifx", max_size=40))

@@ -1,4 +1,4 @@
-"""The loop against a scripted cluster with a clock of its own: what is started, counted, retried, confirmed, refused."""
+"""The loop against a scripted cluster with its own clock: what is started, counted, retried, confirmed, refused."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ SLEEPER = "import signal,time; [signal.signal(s, signal.SIG_IGN) for s in (1, 2,
 
 
 def parse() -> argparse.Namespace:
+    """Switches; what is unknown is the trial's plumbing."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
@@ -33,17 +34,20 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--pids", default="", help="file that lists the pids of this family")
     parser.add_argument("--token-s", type=float, default=0.002)
+    parser.add_argument("--slots", type=int, default=16, help="requests that run at once; others wait")
     parser.add_argument("--simulated", action="store_true")
     parser.add_argument("--echo-env", default="", help="print this variable into the log")
     return parser.parse_known_args()[0]
 
 
 def log(text: str) -> None:
+    """One line as sglang writes it."""
     sys.stderr.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {text}\n")
     sys.stderr.flush()
 
 
 def die(options: argparse.Namespace) -> None:
+    """Say what a dying engine says, and die."""
     if options.die_with:
         sys.stderr.write(Path(options.die_with).read_text(errors="replace"))
         sys.stderr.flush()
@@ -57,13 +61,18 @@ def start_family(options: argparse.Namespace) -> None:
     pids = [os.getpid()]
     pids.append(subprocess.Popen([sys.executable, "-c", SLEEPER]).pid)
     pids.append(subprocess.Popen([sys.executable, "-c", SLEEPER], start_new_session=True).pid)
-    forker = f"import subprocess,sys; print(subprocess.Popen([sys.executable,'-c',{SLEEPER!r}],start_new_session=True,stdout=subprocess.DEVNULL).pid)"
+    forker = (
+        "import subprocess,sys; "
+        f"p = subprocess.Popen([sys.executable, '-c', {SLEEPER!r}], "
+        "start_new_session=True, stdout=subprocess.DEVNULL); print(p.pid)"
+    )
     done = subprocess.run([sys.executable, "-c", forker], stdout=subprocess.PIPE, text=True, check=True)
     pids.append(int(done.stdout))
     write_pids(options, pids)
 
 
 def write_pids(options: argparse.Namespace, pids: list[int]) -> None:
+    """Tell the test who belongs to this engine."""
     if options.pids:
         draft = Path(options.pids + ".new")
         draft.write_text(json.dumps(pids))
@@ -71,9 +80,12 @@ def write_pids(options: argparse.Namespace, pids: list[int]) -> None:
 
 
 class Server:
+    """The paths a trial and its load ask for."""
+
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.requests = 0
+        self.slots = asyncio.Semaphore(options.slots)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -99,9 +111,13 @@ class Server:
         elif path in ("/server_info", "/get_server_info"):
             self.send_json(writer, self.info())
         elif path in ("/v1/completions", "/v1/chat/completions"):
-            await self.generate(path, json.loads(body), writer)
+            async with self.slots:
+                await self.generate(path, json.loads(body), writer)
         elif path == "/v1/models":
             self.send_json(writer, {"object": "list", "data": [{"id": "fake", "max_model_len": 8192}]})
+        elif path == "/v1/tokenize":
+            texts = json.loads(body)["prompt"]
+            self.send_json(writer, {"count": [len(text.split()) for text in texts]})
         elif path == "/metrics":
             self.send(writer, 200, b"# HELP sglang:num_running_reqs n\nsglang:num_running_reqs 0.0\n")
         elif path in ("/flush_cache", "/abort_request"):
@@ -113,10 +129,12 @@ class Server:
         info: dict[str, object] = {
             "version": "0.5.23",
             "tp_size": 1,
-            "max_running_requests": 16,
+            "max_running_requests": self.options.slots,
             "api_key": "k-123456789",
         }
-        info["internal_states"] = [{"effective_max_running_requests_per_dp": 16, "memory_usage": {"weight": 1.0}}]
+        info["internal_states"] = [
+            {"effective_max_running_requests_per_dp": self.options.slots, "memory_usage": {"weight": 1.0}}
+        ]
         if self.options.simulated:
             info["simulated"] = True
         return info
@@ -170,6 +188,7 @@ class Server:
 
 
 async def run(options: argparse.Namespace) -> None:
+    """Serve until SIGTERM."""
     server = await asyncio.start_server(Server(options).serve, options.host, options.port, limit=2**24)
     if not options.never_ready:
         log("The server is fired up and ready to roll!")
@@ -181,6 +200,7 @@ async def run(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Start as sglang starts, log line by log line."""
     options = parse()
     if options.ignore_term:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

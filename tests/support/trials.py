@@ -17,6 +17,7 @@ FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
 
 
 def engine_argv(*switches: object) -> tuple[str, ...]:
+    """The command line of a fake engine."""
     return (sys.executable, str(FAKE_ENGINE), *(str(switch) for switch in switches))
 
 
@@ -61,4 +62,5 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 30.0) -
 
 
 def read_pids(path: Path) -> list[int]:
+    """What the fake engine wrote with `--pids`; [] while there is nothing."""
     return json.loads(path.read_text()) if path.exists() else []

@@ -208,8 +208,9 @@ def test_a_bus_error_is_shared_memory_only_in_an_exception():
 @pytest.mark.parametrize(("held", "kind"), [("150.00", "oom_weights"), ("10.00", "gpu_busy")])
 def test_memory_that_nobody_of_ours_holds_is_the_machines_fault(held, kind):
     log = TRACE + (
-        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 178.00 GiB "
-        f"of which 20.00 GiB is free. Including non-PyTorch memory, this process has {held} GiB memory in use."
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
+        "178.00 GiB of which 20.00 GiB is free. Including non-PyTorch memory, "
+        f"this process has {held} GiB memory in use."
     )
     assert classify(ending_of(-9, log), log).kind == kind
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def test_a_log_is_followed_as_it_grows_and_each_step_is_told_once(tmp_path):
     assert told[0] == "loading weights"
     assert told[-1] == "fired up"
     assert "KV cache holds 65536 tokens" in told
-    assert all(one != other for one, other in zip(told, told[1:], strict=False))
+    assert all(one != other for one, other in pairwise(told))
     assert follower.milestone == "ready"
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import socket
 
-from tuner.trial.plumbing import effective_of, free_port, max_running_of, plumbing, secrets_of
+from tuner.trial.plumbing import effective_of, free_port, plumbing, secrets_of
 
 
 def test_plumbing_is_loopback_metrics_and_cache_report():
@@ -40,12 +40,9 @@ def test_effective_keeps_what_matters_and_no_keys():
         "dp_size": 2,
         "max_running_requests": 32,
         "memory_usage": {"weight": 1.5},
-        "schedulers": 2,
     }
 
 
-def test_max_running_is_over_all_schedulers():
-    assert max_running_of(INFO) == 32
-    assert max_running_of({"max_running_requests": 48, "dp_size": 2}) == 96
-    assert max_running_of({"max_running_requests": 48, "internal_states": "?"}) == 48
-    assert max_running_of({}) is None
+def test_an_engine_without_memory_figures_is_taken_as_it_is():
+    assert effective_of({"version": "0.5.23", "internal_states": [{"memory_usage": None}]}) == {"version": "0.5.23"}
+    assert effective_of({"internal_states": "?"}) == {}

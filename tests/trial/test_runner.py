@@ -35,8 +35,8 @@ def reporting(report, asked=None):
         async with httpx.AsyncClient(base_url=base_url, trust_env=False) as client:
             answer = await client.post("/v1/completions", json={"prompt": "a", "max_tokens": 2})
             assert answer.json()["usage"]["completion_tokens"] == 2
-        settings["on_level"](LEVEL)
-        settings["on_progress"]("loaded")
+        settings["watch"].on_level(LEVEL)
+        settings["watch"].on_progress("loaded")
         return report
 
     return probe
@@ -46,7 +46,7 @@ def until_dead(kind="engine_died"):
     """A load that goes on until the engine is dead, as the client sees it."""
 
     async def probe(base_url, **settings):
-        settings["on_level"](LEVEL)
+        settings["watch"].on_level(LEVEL)
         async with httpx.AsyncClient(base_url=base_url, trust_env=False) as client:
             try:
                 while True:
@@ -59,7 +59,7 @@ def until_dead(kind="engine_died"):
 
 
 async def endless(base_url, **settings):
-    settings["on_level"](LEVEL)
+    settings["watch"].on_level(LEVEL)
     await asyncio.sleep(600)
 
 
@@ -140,7 +140,7 @@ def test_progress_goes_from_start_to_stop_and_every_phase_is_checkpointed(tmp_pa
     stages = watcher.stages
     assert stages[0] == "starting the engine"
     assert stages[-1] == "stopping the engine"
-    assert {"loading weights", "fired up", "warming up", "loaded"} <= set(stages)
+    assert {"loading weights", "fired up", "generates; preparing the load", "loaded"} <= set(stages)
     assert any("is version 0.5.23, the pool says 0.5.16" in stage for stage in stages)
     assert watcher.levels == [LEVEL]
     *partial, last = watcher.checkpoints
@@ -149,10 +149,9 @@ def test_progress_goes_from_start_to_stop_and_every_phase_is_checkpointed(tmp_pa
     assert replace(last, gpu_seconds=result.gpu_seconds) == result
 
 
-def test_the_load_is_told_what_the_specification_and_the_engine_say(tmp_path):
+def test_the_load_is_told_what_the_specification_says(tmp_path):
     asked = {}
     run(tmp_path, probe=reporting(MEASURED, asked), incumbent_req_per_s=1.5, seed=7, context={"guess_req_per_s": 3.0})
-    assert asked["max_running"] == 16
     assert (asked["incumbent_req_per_s"], asked["guess_req_per_s"], asked["seed"]) == (1.5, 3.0, 7)
     assert "confirm_rate_req_per_s" not in asked
 
@@ -166,6 +165,11 @@ def test_a_confirmation_holds_its_rate(tmp_path):
 def test_a_simulated_engine_marks_the_result_whatever_the_specification_says(tmp_path):
     assert run(tmp_path, "--simulated").simulated
     assert run(tmp_path, simulated=True).simulated
+
+
+def test_warnings_of_the_load_are_kept(tmp_path):
+    result = run(tmp_path, probe=reporting(replace(MEASURED, warnings=("the cache could not be flushed",))))
+    assert result.client["warnings"] == ["the cache could not be flushed"]
 
 
 @pytest.mark.parametrize("state", ["pruned", "infeasible"])
@@ -279,7 +283,9 @@ def test_the_containers_memory_limit_is_told_from_a_foreign_kill(tmp_path):
     assert (result.failure.kind, result.failure.failure_class) == ("host_oom", "configuration")
 
 
-@pytest.mark.parametrize(("stop_at", "switches"), [("loading weights", ["--never-ready"]), ("warming up", [])])
+@pytest.mark.parametrize(
+    ("stop_at", "switches"), [("loading weights", ["--never-ready"]), ("generates; preparing the load", [])]
+)
 def test_a_stop_ends_the_engine_and_keeps_what_was_measured(tmp_path, stop_at, switches):
     result = run(tmp_path, *switches, "--ignore-term", "--family", probe=endless, watcher=Watcher(stop_at))
     assert (result.state, result.failure.kind, result.failure.failure_class) == (
@@ -288,7 +294,7 @@ def test_a_stop_ends_the_engine_and_keeps_what_was_measured(tmp_path, stop_at, s
         "infrastructure",
     )
     assert "received SIGTERM" in result.failure.message
-    assert result.levels == ((LEVEL,) if stop_at == "warming up" else ())
+    assert result.levels == ((LEVEL,) if stop_at != "loading weights" else ())
 
 
 def test_a_load_that_overruns_its_deadline_by_far_is_ended(tmp_path):
@@ -297,11 +303,13 @@ def test_a_load_that_overruns_its_deadline_by_far_is_ended(tmp_path):
     assert result.failure.kind == "probe_overrun"
 
 
-def test_a_fault_of_the_load_still_stops_the_engine(tmp_path):
+def test_a_fault_of_the_load_stops_the_engine_and_is_no_fault_of_the_configuration(tmp_path, capsys):
     async def broken(base_url, **settings):
+        settings["watch"].on_level(LEVEL)
         raise ZeroDivisionError("a bug")
 
-    spec = a_spec("--pids", tmp_path / "pids")
-    with pytest.raises(ZeroDivisionError):
-        run_trial(spec, workdir=tmp_path / "trial", probe=broken)
-    assert not any(alive(pid) for pid in read_pids(tmp_path / "pids"))
+    result = run(tmp_path, probe=broken)
+    assert (result.failure.failure_class, result.failure.kind) == ("infrastructure", "runner_fault")
+    assert result.levels == (LEVEL,)
+    assert result.gpu_seconds > 0
+    assert "ZeroDivisionError: a bug" in capsys.readouterr().err

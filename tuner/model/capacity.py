@@ -14,6 +14,7 @@ from tuner.model.architecture import Architecture
 from tuner.model.catalogue import Accelerator
 from tuner.model.load import LoadCurve, LoadPoint
 from tuner.model.memory import MemoryPlan, plan_memory
+from tuner.model.protocol import StepTimes
 from tuner.model.settings import EngineSettings
 from tuner.model.steps import RooflineSteps
 from tuner.space.workload import Limits, Workload
@@ -50,13 +51,23 @@ class Prediction:
 
 
 def predict(
-    arch: Architecture, acc: Accelerator, settings: EngineSettings, workload: Workload, limits: Limits
+    arch: Architecture,
+    acc: Accelerator,
+    settings: EngineSettings,
+    workload: Workload,
+    limits: Limits,
+    *,
+    steps: StepTimes | None = None,
 ) -> Prediction:
-    """The highest request rate at which every limit holds, and what is seen at 95 % of it."""
+    """The highest request rate at which every limit holds, and what is seen at 95 % of it.
+
+    `steps` replaces the roofline's step times, for hardware that is known better than the catalogue knows it.
+    """
     plan = plan_memory(arch, acc, settings, workload.max_context_tokens)
     if not plan.fits:
         return _does_not_fit(plan)
-    curve = LoadCurve(_steps(arch, acc, _step_settings(settings)), settings, workload, plan.kv_capacity_tokens)
+    model = steps or _steps(arch, acc, _step_settings(settings))
+    curve = LoadCurve(model, settings, workload, plan.kv_capacity_tokens)
     best, limit = _highest(curve, limits)
     seen = curve.at_share(best, _OPERATING_SHARE) if best else curve.at(_IDLE_BATCH)
     capacity = best.rate if best else 0.0

@@ -11,6 +11,7 @@ import math
 from typing import NamedTuple
 
 from tuner.model.memory import chunk_tokens, max_running
+from tuner.model.protocol import StepTimes
 from tuner.model.queueing import (
     length_cv2,
     length_p95,
@@ -21,7 +22,6 @@ from tuner.model.queueing import (
     waiting_share,
 )
 from tuner.model.settings import EngineSettings
-from tuner.model.steps import RooflineSteps
 from tuner.space.workload import Workload
 
 _MISS_MATTERS = 0.05  # prefix misses above this share are what p95 sees
@@ -69,7 +69,7 @@ class _Prompt(NamedTuple):
 class LoadCurve:
     """Operating points of one configuration; `batch_cap` is the most requests one scheduler can run."""
 
-    def __init__(self, steps: RooflineSteps, settings: EngineSettings, workload: Workload, kv_tokens: int) -> None:
+    def __init__(self, steps: StepTimes, settings: EngineSettings, workload: Workload, kv_tokens: int) -> None:
         self._model = steps
         self._dp, self._ranks = settings.dp, settings.attn_dp
         self._workload, self._kv_tokens, self._caches = workload, kv_tokens, settings.radix_cache

@@ -258,7 +258,7 @@ class BacklogAlarm:
         if now_s < self._block_end_s:
             return False
         self._lows.append(self._low)
-        self._low = waiting
+        self._low = None
         self._block_end_s = now_s + self._block_s
         last = self._lows[-3:]
         return len(last) == 3 and last[0] < last[1] < last[2] and last[2] >= self._trend_from

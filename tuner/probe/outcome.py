@@ -31,7 +31,7 @@ class ProbeSettings:
     tolerance: float = 0.05
     guess_req_per_s: float | None = None
     max_duration_s: float = 1800.0
-    min_level_s: float = 5.0
+    min_level_s: float = 2.0
     max_levels: int = 40
     floor_share: float = 0.02
 

@@ -23,6 +23,16 @@ class PlannedRequest:
     prefix_tokens: int
 
 
+def requests_that_fit(kv_tokens: int, workload: Workload) -> int:
+    """How many mean requests of this traffic a KV pool of `kv_tokens` holds at once, at least 1.
+
+    The shared prefixes are left out: an engine drops cached ones before it makes a request wait.
+    """
+    mean_input = workload.input_tokens.mean_tokens
+    private = mean_input * (1 - workload.cached_fraction) + workload.output_tokens.mean_tokens
+    return max(1, round(kv_tokens / private))
+
+
 class RequestStream:
     """The endless sequence of a workload's requests."""
 

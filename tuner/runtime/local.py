@@ -101,6 +101,8 @@ class LocalRuntime:
         self._runs[spec.id] = run
         self._waiting.append(run)
         self._start_waiting()
+        if run in self._waiting:
+            self._notices.append(Stage(spec.id, f"waiting for {spec.gpus} free GPUs of this machine"))
 
     def poll(self, timeout_s: float) -> Sequence[Notice]:
         self._start_waiting()

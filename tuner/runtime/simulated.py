@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from tuner import __version__
 from tuner.probe.capacity import CapacitySearch
-from tuner.probe.confirm import RateConfirmation
+from tuner.probe.confirm import ConfirmSettings, RateConfirmation
 from tuner.probe.outcome import Outcome, ProbeSettings, Search
-from tuner.probe.plan import RequestStream
+from tuner.probe.plan import RequestStream, requests_that_fit
 from tuner.probe.summary import measurement
 from tuner.runtime.protocol import Ended, Fate, Notice, Stage
 from tuner.runtime.virtual import VirtualLoad
-from tuner.simulator.assemble import Assembled, StartFailure, simulated_engine
+from tuner.simulator import startup_log
+from tuner.simulator.assemble import EXIT_KILLED, SimulatedEngine, StartUpFailure, simulated_engine
+from tuner.trial.classify import Ending, classify
 from tuner.trial.conclude import figures_of
 from tuner.trial.result import Failure, TrialResult
 from tuner.trial.spec import TrialSpec
@@ -102,17 +104,19 @@ def simulate(spec: TrialSpec, world: int) -> tuple[TrialResult, float]:
         accelerator=str(spec.context["accelerator"]),
         architecture=str(spec.context["architecture"]),
         precision=str(spec.context.get("precision") or "") or None,
+        engine_version=spec.engine_version or None,
         world=world,
         seed=spec.seed,
+        max_context_tokens=spec.workload.max_context_tokens,
     )
-    if isinstance(made, StartFailure):
+    if isinstance(made, StartUpFailure):
         return _failed(spec, made), made.after_s
     load = VirtualLoad(made.engine, RequestStream(spec.workload, spec.seed), first_token_s=spec.deadlines.first_token_s)
     load.prime()
     search = _search(spec, made)
     load.run(search)
     outcome = search.outcome
-    lasted_s = made.ready_s + load.now_s + STOP_S
+    lasted_s = made.seconds_to_ready + load.now_s + STOP_S
     if outcome is None or outcome.state == "failed":
         return _died(spec, made, outcome, lasted_s), lasted_s
     figures = measurement(outcome, spec.workload.cached_fraction)
@@ -120,45 +124,57 @@ def simulate(spec: TrialSpec, world: int) -> tuple[TrialResult, float]:
         id=spec.id,
         state=outcome.state,
         levels=outcome.levels,
-        start_up_s=made.ready_s,
+        start_up_s=made.seconds_to_ready,
         gpu_seconds=spec.gpus * lasted_s,
         simulated=True,
         versions=_versions(spec),
-        effective=made.effective,
+        effective={k: v for k, v in asdict(made.settings).items() if v is not None},
         **figures_of(outcome, figures),
     )
     return result, lasted_s
 
 
-def _search(spec: TrialSpec, made: Assembled) -> Search:
+def _search(spec: TrialSpec, made: SimulatedEngine) -> Search:
     if spec.confirm is not None:
         settings = ConfirmSettings(
-            spec.limits, spec.confirm.rate_req_per_s, spec.confirm.duration_s, max_running=made.max_running
+            spec.limits, spec.confirm.rate_req_per_s, spec.confirm.duration_s, max_running=_max_running(spec, made)
         )
         return RateConfirmation(settings)
     return CapacitySearch(
         ProbeSettings(
             limits=spec.limits,
             mean_output_tokens=spec.workload.output_tokens.mean_tokens,
-            max_running=made.max_running,
+            max_running=_max_running(spec, made),
             incumbent_req_per_s=spec.incumbent_req_per_s,
             max_duration_s=spec.deadlines.probe_s,
         )
     )
 
 
-def _failed(spec: TrialSpec, failure: StartFailure) -> TrialResult:
+def _max_running(spec: TrialSpec, made: SimulatedEngine) -> int:
+    """Requests the engine can really run at once: its cap, or what its KV pools hold."""
+    engine, workload = made.engine, spec.workload
+    fits = requests_that_fit(engine.kv_capacity_tokens, workload)
+    return min(engine.max_running, fits) * made.settings.schedulers
+
+
+def _failed(spec: TrialSpec, failure: StartUpFailure) -> TrialResult:
     """What the runner would say of an engine that ended so: the same classification, from the same log lines."""
     ending = Ending(failure.exit_code, "start", failure.after_s)
-    return _without_figures(spec, classify(ending, "\n".join(failure.log)), failure.after_s)
+    log = "\n".join(text for _, text in failure.lines)
+    return _without_figures(spec, classify(ending, log), failure.after_s)
 
 
-def _died(spec: TrialSpec, made: Assembled, outcome: Outcome | None, lasted_s: float) -> TrialResult:
-    log = "\n".join(made.crash_log) if made.engine.dead or made.engine.hung else ""
-    failure = classify(Ending(made.crash_exit_code, "load", lasted_s), log)
-    if outcome is not None and not failure.recognised:
-        failure = replace(failure, message=outcome.reason)
-    return _without_figures(spec, failure, lasted_s, start_up_s=made.ready_s)
+def _died(spec: TrialSpec, made: SimulatedEngine, outcome: Outcome | None, lasted_s: float) -> TrialResult:
+    """An engine that crashed or fell silent under load, or a load that could not be decided."""
+    dead = made.engine.dead
+    log = [text for _, text in made.lines]
+    if dead:
+        log += startup_log.died_serving(made.fate or "crash", made.facts)
+    failure = classify(Ending(EXIT_KILLED if dead else None, "load", lasted_s), "\n".join(log))
+    if outcome is not None and not dead and not made.engine.hung:
+        failure = replace(failure, kind=outcome.kind or failure.kind, message=outcome.reason)
+    return _without_figures(spec, failure, lasted_s, start_up_s=made.seconds_to_ready)
 
 
 def _without_figures(

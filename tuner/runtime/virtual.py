@@ -55,6 +55,7 @@ class VirtualLoad:
         self._next_due_s: float | None = None
         self._concurrency = 0
         self._stagger_left = 0
+        self._next_look_s = 0.0
 
     def prime(self) -> None:
         """Send each group's prefix once, one after the other, so that measured requests find it cached."""
@@ -71,10 +72,8 @@ class VirtualLoad:
         while (at := self.engine.next_time_s()) is not None and at < self.now_s + self.first_token_s:
             self.now_s = max(self.now_s, at)
             for event in self.engine.advance(self.now_s):
-                if (
-                    isinstance(event, sim.Died)
-                    or (getattr(event, "request_id", None) == request_id
-                    and not isinstance(event, sim.FirstToken))
+                if isinstance(event, sim.Died) or (
+                    getattr(event, "request_id", None) == request_id and not isinstance(event, sim.FirstToken)
                 ):
                     return
 
@@ -88,7 +87,9 @@ class VirtualLoad:
                 break
             for event in self.engine.advance(self.now_s):
                 self._tell(search, self._translated(event))
-            self._time_out(search)
+            if self.now_s >= self._next_look_s:
+                self._next_look_s = self.now_s + TICK_S
+                self._time_out(search)
             self._send_due(search)
             self._fill(search)
             self._tell(search, Tick(self.now_s))

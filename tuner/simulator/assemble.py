@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tuner.errors import UsageError
+from tuner.launch.argv import PORT_PLACEHOLDER
 from tuner.launch.dialect import dialect
 from tuner.launch.flags import flag_table
 from tuner.launch.parse import parse_argv
@@ -111,7 +112,8 @@ def simulated_engine(
         settings = argv_or_settings
     else:
         try:
-            flags = _parse(split_arguments(argv_or_settings)[1], engine_version)
+            argv = [word.replace(PORT_PLACEHOLDER, "0") for word in split_arguments(argv_or_settings)[1]]
+            flags = _parse(argv, engine_version)
             settings = resolve(flags, _platform(acc, arch), env=env or {}, precision=_precision(precision))
         except ArgumentsError as exc:
             return _failed("bad_flag", str(exc), startup_log.bad_flag(str(exc)), EXIT_ARGUMENTS, _ARGUMENTS_S)
@@ -191,7 +193,7 @@ def _on_hardware(
 
 
 def _margin(plan: MemoryPlan) -> MemoryMargin:
-    after_weights = (plan.static_budget_bytes - plan.weights_bytes) / GIB
+    after_weights = (plan.acc.hbm_bytes - plan.runtime_bytes - plan.weights_bytes) / GIB
     return MemoryMargin(after_weights, plan.kv_capacity_tokens, plan.dynamic_margin_gib)
 
 
@@ -215,17 +217,20 @@ def _largest_step(plan: MemoryPlan) -> int:
 
 def _dies_starting(fate: CrashKind | None, trap: Trap | None, facts: Facts, ready_s: float) -> StartUpFailure | None:
     if fate == "oom_weights":
-        kind, lines = fate, startup_log.out_of_memory_loading(facts)
-    elif fate == "oom_kv":
-        kind, lines = fate, startup_log.out_of_memory_pool(facts)
-    elif fate == "oom_runtime" and trap is not None and trap.prefill_tokens <= _CAPTURE_TOKENS:
-        kind, lines = fate, startup_log.out_of_memory_capture(facts)
-    else:
-        return None
+        return _out_of_memory(fate, startup_log.out_of_memory_loading(facts), ready_s)
+    if fate == "oom_kv":
+        return _out_of_memory(fate, startup_log.out_of_memory_pool(facts), ready_s)
+    if fate == "oom_runtime" and trap is not None and trap.prefill_tokens <= _CAPTURE_TOKENS:
+        return _out_of_memory(fate, startup_log.out_of_memory_capture(facts), ready_s)
+    return None
+
+
+def _out_of_memory(kind: StartUpKind, lines: list[Line], ready_s: float) -> StartUpFailure:
     share = _FATAL_SHARE[kind]
     scaled = [(min(1.0, at / share), line) for at, line in lines]
-    return _failed(kind, _last_error(lines), scaled, EXIT_KILLED, share * ready_s)
+    return _failed(kind, _error_of(lines[-2][1]), scaled, EXIT_KILLED, share * ready_s)
 
 
-def _last_error(lines: list[Line]) -> str:
-    return lines[-2][1].rstrip().rsplit("\n", 1)[-1] if len(lines) > 1 else lines[-1][1]
+def _error_of(traceback: str) -> str:
+    """The first line of the exception: the first one after the head that is not indented."""
+    return next(line for line in traceback.splitlines()[1:] if not line.startswith(" "))

@@ -69,11 +69,14 @@ class Engine:
         self.kv_capacity_tokens = kv_capacity_tokens
         self.max_running = max_running_per_scheduler(settings, kv_capacity_tokens)
         self._overhead_s = steps.request_overhead_s
+        self.tokens_per_verify = max(1.0, steps.tokens_per_verify)
         self._replicas: list[Replica] = []
         self._targets: list[tuple[Replica, Scheduler]] = []
-        gain = max(1.0, steps.tokens_per_verify)
         for index in range(settings.dp):
-            ranks = [Scheduler(settings, kv_capacity_tokens, self.max_running, gain) for _ in range(settings.attn_dp)]
+            ranks = [
+                Scheduler(settings, kv_capacity_tokens, self.max_running, self.tokens_per_verify)
+                for _ in range(settings.attn_dp)
+            ]
             replica = Replica(ranks, settings, steps, f"{seed}/{index}", noise_sd)
             replica.trap = trap
             self._replicas.append(replica)

@@ -22,7 +22,7 @@ SIGQUIT = "[{now}] Received sigquit from a child process. It usually means the c
 
 _ENTRY = """  File "/opt/venv/lib/python3.11/site-packages/sglang/launch_server.py", line 29, in run_server
     server_args.resolve_once()"""
-_SCHEDULER = """  File "/opt/venv/lib/python3.11/site-packages/sglang/srt/managers/scheduler.py", line 6362, in run_scheduler_process
+_SCHEDULER = """  File "/opt/venv/lib/python3.11/site-packages/sglang/srt/managers/scheduler.py", line 6362, in run
     scheduler = Scheduler(server_args, port_args)"""
 _FORWARD = """  File "/opt/venv/lib/python3.11/site-packages/sglang/srt/managers/scheduler.py", line 3020, in run_batch
     batch_result = self.model_worker.forward_batch_generation(batch)"""
@@ -60,25 +60,17 @@ def _begin(facts: Facts) -> list[Line]:
 
 def _loaded(facts: Facts) -> list[Line]:
     left = facts.hbm_gb - 5 - facts.weights_gb
-    return [
-        (
-            0.60,
-            f"[{RANK_PREFIX}] Load weight end. elapsed=120.00 s, type={facts.plan.arch.name}, "
-            f"avail mem={left:.2f} GB, mem usage={facts.weights_gb:.2f} GB.",
-        )
-    ]
+    end = f"Load weight end. elapsed=120.00 s, type={facts.plan.arch.name}, avail mem={left:.2f} GB"
+    return [(0.60, f"[{RANK_PREFIX}] {end}, mem usage={facts.weights_gb:.2f} GB.")]
 
 
 def _pooled(facts: Facts) -> list[Line]:
     plan, rank = facts.plan, f"[{RANK_PREFIX}]"
     size = plan.kv_capacity_tokens * plan.kv_bytes_per_token / GIB
     left = facts.hbm_gb - 5 - facts.weights_gb - size
-    dtype = DTYPES[plan.settings.kv_dtype]
+    pool = f"dtype: {DTYPES[plan.settings.kv_dtype]}, #tokens: {plan.kv_capacity_tokens}, KV size: {size:.2f} GB"
     return [
-        (
-            0.62,
-            f"{rank} KV Cache is allocated. dtype: {dtype}, #tokens: {plan.kv_capacity_tokens}, KV size: {size:.2f} GB",
-        ),
+        (0.62, f"{rank} KV Cache is allocated. {pool}"),
         (0.63, f"{rank} Memory pool end. avail mem={left:.2f} GB"),
         (0.65, f"{rank} Capture cuda graph begin. This can take up to several minutes. avail mem={left:.2f} GB"),
     ]
@@ -86,28 +78,29 @@ def _pooled(facts: Facts) -> list[Line]:
 
 def starting(facts: Facts) -> list[Line]:
     """A start that succeeds, up to the moment the HTTP server listens."""
-    plan, settings, rank = facts.plan, facts.plan.settings, f"[{RANK_PREFIX}]"
+    plan, rank = facts.plan, f"[{RANK_PREFIX}]"
     left = max(0.0, plan.dynamic_margin_gib)
-    graphs = plan.graph_bytes / GIB
+    captured = f"Time elapsed: 40.00 s. mem usage={plan.graph_bytes / GIB:.2f} GB. avail mem={left:.2f} GB."
     return [
         *_begin(facts),
         *_loaded(facts),
         *_pooled(facts),
-        (
-            0.90,
-            f"{rank} Capture cuda graph end. Time elapsed: 40.00 s. mem usage={graphs:.2f} GB. avail mem={left:.2f} GB.",
-        ),
-        (
-            0.92,
-            f"{rank} max_total_num_tokens={plan.kv_capacity_tokens}, "
-            f"chunked_prefill_size={settings.chunked_prefill_tokens}, "
-            f"max_prefill_tokens={settings.max_prefill_tokens}, max_running_requests={facts.max_running}, "
-            f"context_len={facts.context_tokens}, available_gpu_mem={left:.2f} GB",
-        ),
+        (0.90, f"{rank} Capture cuda graph end. {captured}"),
+        (0.92, f"{rank} {_capacity(facts, left)}"),
         (0.94, "[{now}] INFO:     Started server process [{pid}]"),
         (0.94, "[{now}] INFO:     Waiting for application startup."),
         (0.95, "[{now}] INFO:     Application startup complete."),
     ]
+
+
+def _capacity(facts: Facts, left_gb: float) -> str:
+    settings = facts.plan.settings
+    return (
+        f"max_total_num_tokens={facts.plan.kv_capacity_tokens}, "
+        f"chunked_prefill_size={settings.chunked_prefill_tokens}, "
+        f"max_prefill_tokens={settings.max_prefill_tokens}, max_running_requests={facts.max_running}, "
+        f"context_len={facts.context_tokens}, available_gpu_mem={left_gb:.2f} GB"
+    )
 
 
 def refused(rule: str, message: str) -> list[Line]:
@@ -123,6 +116,7 @@ def bad_flag(message: str) -> list[Line]:
 
 
 def out_of_memory_loading(facts: Facts) -> list[Line]:
+    """The weights do not fit."""
     free = max(0.05, facts.hbm_gb - 5 - 0.9 * facts.weights_gb) % 1
     error = (
         f"torch.OutOfMemoryError: {_platform(facts)} out of memory. Tried to allocate {free + 0.4:.2f} GiB. "
@@ -132,6 +126,7 @@ def out_of_memory_loading(facts: Facts) -> list[Line]:
 
 
 def out_of_memory_pool(facts: Facts) -> list[Line]:
+    """Nothing is left for the KV cache: the fraction is too small."""
     error = (
         "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static. "
         f"Current value: self.server_args.mem_fraction_static={facts.plan.settings.mem_fraction:g}"
@@ -140,6 +135,7 @@ def out_of_memory_pool(facts: Facts) -> list[Line]:
 
 
 def out_of_memory_capture(facts: Facts) -> list[Line]:
+    """Nothing is left beside weights and KV cache: the fraction is too large."""
     error = (
         f"Exception: Capture cuda graph failed: {_platform(facts)} out of memory. Tried to allocate 1.50 GiB.\n"
         "Possible solutions:\n"
@@ -154,7 +150,9 @@ def out_of_memory_capture(facts: Facts) -> list[Line]:
 
 def died_serving(kind: str, facts: Facts) -> list[str]:
     """A crash after the start: what the log ends with."""
-    if kind == "oom_runtime":
+    if kind == "bad_token":
+        error = "IndexError: index out of range in self"
+    elif kind == "oom_runtime":
         size = facts.plan.transient_bytes / GIB
         error = (
             f"torch.OutOfMemoryError: {_platform(facts)} out of memory. Tried to allocate {size:.2f} GiB. "

@@ -19,9 +19,11 @@ import yaml
 from tuner.errors import Problem, SpaceError
 
 MAX_BYTES = 1 << 18  # 50 times a shipped space; pure-Python YAML reads about 100 KB/s
-MAX_NODES = 50_000  # aliases included: a file that multiplies itself is refused, not expanded
+MAX_NODES = 20_000  # aliases included: a file that multiplies itself is refused, not expanded
 MAX_DEPTH = 40
 _TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
+_TOO_MANY = f"the file expands to more than {MAX_NODES} values"
+_ENDLESS = "an alias that contains itself"
 _MAX_INTEGER = 1 << 63
 _TAG = "tag:yaml.org,2002:"
 
@@ -44,12 +46,15 @@ class _CoreLoader(yaml.SafeLoader):
     """Resolves plain scalars by the core schema of YAML 1.2 instead of PyYAML's 1.1; PyYAML recurses, so depth ends."""
 
     depth = 0
+    nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self.depth += 1
-        if self.depth > MAX_DEPTH:
+        self.nodes += 1
+        if self.depth > MAX_DEPTH or self.nodes > MAX_NODES:
+            what = _TOO_DEEP if self.depth > MAX_DEPTH else _TOO_MANY
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call] # missing in types-pyyaml
-            raise yaml.composer.ComposerError(None, None, _TOO_DEEP, mark)
+            raise yaml.composer.ComposerError(None, None, what, mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -148,7 +153,11 @@ def _compose(text: str, document: Document) -> yaml.Node | None:
         place = (before.count("\n") + 1, len(before) - before.rfind("\n"))
         what = f"the character U+{ord(text[exc.position]):04X} is not allowed"
         raise SpaceError([document.problem_at(place, (), f"not valid YAML: {what}")]) from exc
-    except (yaml.YAMLError, ValueError) as exc:  # ValueError: an escape such as "\UFFFFFFFF" in PyYAML's scanner
+    except (
+        yaml.YAMLError,
+        ValueError,
+        OverflowError,
+    ) as exc:  # the latter: an escape such as "\UFFFFFFFF" in PyYAML's scanner
         raise SpaceError([document.problem_at((0, 0), (), f"not valid YAML: {exc}")]) from exc
 
 
@@ -167,10 +176,10 @@ class _Reader:
         self.nodes += 1
         if self.nodes > MAX_NODES:
             if self.nodes == MAX_NODES + 1:
-                self._problem(path, f"the file expands to more than {MAX_NODES} values")
+                self._problem(path, _TOO_MANY)
             return None
         if id(node) in self.open:
-            self._problem(path, "an alias that contains itself")
+            self._problem(path, _ENDLESS, key=True)
             return None
         if len(self.open) == MAX_DEPTH:
             self._problem(path, _TOO_DEEP)
@@ -216,6 +225,8 @@ class _Reader:
             place = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             if i:
                 self._problem_at(place, path, "duplicate key `<<`")
+            elif id(value_node) in self.open:
+                self._problem_at(place, path, _ENDLESS)
             elif isinstance(value_node, yaml.MappingNode):
                 found = self.value(value_node, path)
             else:
@@ -258,8 +269,8 @@ class _Reader:
             return number
         return None
 
-    def _problem(self, path: Path_, message: str) -> None:
-        self.document.problems.append(self.document.problem(path, message))
+    def _problem(self, path: Path_, message: str, *, key: bool = False) -> None:
+        self.document.problems.append(self.document.problem(path, message, key=key))
 
     def _problem_at(self, place: tuple[int, int], path: Path_, message: str) -> None:
         self.document.problems.append(self.document.problem_at(place, path, message))

@@ -28,7 +28,7 @@ _WHOLE = re.compile(r"^\s*\$\{(?P<body>.*)\}\s*$", re.DOTALL)
 
 def _divide(a: float, b: float) -> float:
     """Whole where two whole numbers divide evenly: an engine's integer flag would not take `16.0`."""
-    return a // b if isinstance(a, int) and isinstance(b, int) and a % b == 0 else a / b
+    return a // b if isinstance(a, int) and isinstance(b, int) and b and a % b == 0 else a / b
 
 
 _ARITHMETIC: dict[type[ast.AST], Callable[[Any, Any], Any]] = {

@@ -282,7 +282,8 @@ class _Loader:
         for name, doc in self.spec.seeds.items():
             seed, mistakes = read_seed(name, doc, space.by_name, pools)
             for path, message in mistakes:
-                self._add(("seeds", name, *path), message)
+                unknown = bool(path) and path[0] not in (*space.by_name, "layout", "pool", "only")
+                self._add(("seeds", name, *path), message, key=unknown)
             if spanned and not mistakes:
                 self._check_seed(space, seed)
 

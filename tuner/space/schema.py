@@ -254,7 +254,13 @@ DimensionSpec = Annotated[
 class SpaceSection(BaseModel):
     """The layouts, and every other dimension by its name."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="allow",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        json_schema_extra={"propertyNames": {"pattern": DIMENSION}},  # pydantic tells editors only of the values
+    )
     __pydantic_extra__: dict[Annotated[str, Field(pattern=DIMENSION)], DimensionSpec]
 
     layout: LayoutSpec

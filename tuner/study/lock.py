@@ -27,6 +27,9 @@ EPOCH = "epoch"
 """Study attribute: how many controllers have owned the study so far."""
 
 
+_APPLICATION_NAME_BYTES = 63  # PostgreSQL cuts longer names (NAMEDATALEN - 1)
+
+
 class OwnershipLost(TunerError):  # noqa: N818 - reads as the state it reports
     """Another controller took the study over; this one must not write any more."""
 
@@ -115,14 +118,23 @@ class AdvisoryLock:
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         # A connection of its own: not the pool's, so that nobody else ever gets it back.
         connection.detach()
-        name = f"tuner {socket.gethostname()} pid {os.getpid()}"[:63]
-        connection.execute(sqlalchemy.text("SELECT set_config('application_name', :name, false)"), {"name": name})
-        held = connection.execute(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), {"key": self._key}).scalar()
+        try:
+            held = self._ask_for(connection)
+        except BaseException:
+            connection.close()
+            raise
         if not held:
             connection.close()
             return False
         self._connection = connection
         return True
+
+    def _ask_for(self, connection: Connection) -> bool:
+        name = f"tuner {socket.gethostname()} pid {os.getpid()}"[:_APPLICATION_NAME_BYTES]
+        connection.execute(sqlalchemy.text("SELECT set_config('application_name', :name, false)"), {"name": name})
+        return bool(
+            connection.execute(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), {"key": self._key}).scalar()
+        )
 
     def _find_holder(self) -> str:
         query = sqlalchemy.text(

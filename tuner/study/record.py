@@ -96,7 +96,7 @@ class Recorder:
         else:
             result = TrialResult.from_json(frozen.user_attrs["result"])
         verdict = judge(result, spec, self._weights)
-        self._constrain(number, frozen, verdict)
+        self._constrain(number, verdict)
         for key, value in _figures(result, spec, verdict).items():
             if key not in frozen.user_attrs:
                 self._set(number, key, value)
@@ -130,12 +130,11 @@ class Recorder:
     def _set(self, number: int, key: str, value: Any) -> None:
         self._write(key, lambda: self._storage.backend.set_trial_user_attr(self._trial_id(number), key, value))
 
-    def _constrain(self, number: int, frozen: FrozenTrial, verdict: Verdict) -> None:
+    def _constrain(self, number: int, verdict: Verdict) -> None:
         """Constraints are write-once: those a killed controller has set stay."""
         trial = optuna.Trial(self.study, self._trial_id(number))
         for key, value in verdict.constraints.items():
-            if key not in frozen.constraints:
-                self._write(f"constraint {key}", partial(_constrain_once, trial, key, value))
+            self._write(f"constraint {key}", partial(_constrain_once, trial, key, value))
 
     def _report_bound(self, number: int, frozen: FrozenTrial, verdict: Verdict) -> None:
         """The bound of a raced-out trial lets TPE rank it among its like."""

@@ -42,7 +42,7 @@ def choose(
     untried = [c for c in here if c.config.fingerprint not in tried]
     if not untried:
         return None
-    for best in strata(here)[:MODEL_PICKS]:
+    for best in strata(here)[: MODEL_PICKS if method == "tpe" else 0]:  # random is the yardstick: it knows no model
         if best.config.fingerprint not in tried:
             return Pick(best.config, "model")
     rng = np.random.default_rng([seed, number])

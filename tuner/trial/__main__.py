@@ -42,8 +42,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tuner.probe.measurement import Level
+from tuner.trial import failures
 from tuner.trial.engine_process import EngineProcess
-from tuner.trial.result import Failure, TrialResult
+from tuner.trial.result import TrialResult
 from tuner.trial.runner import Hooks, run_trial
 from tuner.trial.spec import TrialSpec
 
@@ -150,8 +151,7 @@ def _run(spec: TrialSpec, workdir: Path, lines: Lines, stopping: Stopping) -> tu
     try:
         return run_trial(spec, workdir=workdir, hooks=hooks), EXIT_OK
     except Exception as error:  # noqa: BLE001 - the result says it: whatever went wrong here was not the engine's doing
-        text = f"the runner failed - {type(error).__name__}: {error} - the trial is repeated"
-        return TrialResult(spec.id, "failed", failure=Failure("infrastructure", "runner_fault", text)), EXIT_FAULT
+        return TrialResult(spec.id, "failed", failure=failures.runner_fault(error)), EXIT_FAULT
 
 
 def _finite(value: Any) -> Any:

@@ -10,21 +10,25 @@ import os
 import platform
 import socket
 import time
+import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import tuner
+from tuner.probe.control import EngineControl, EngineUnreachable
 from tuner.probe.measurement import Level
-from tuner.probe.probe import Invalid, ProbeReport
+from tuner.probe.probe import Invalid, ProbeReport, Watch
 from tuner.probe.probe import probe as real_probe
+from tuner.probe.probe import run as run_loop
+from tuner.trial import failures
 from tuner.trial.classify import Ending, classify
+from tuner.trial.conclude import figures_of
 from tuner.trial.engine_log import LogFollower, read_end
 from tuner.trial.engine_process import EngineProcess
 from tuner.trial.host_memory import OomCounts, read_counts
-from tuner.trial.plumbing import HOST, effective_of, free_port, max_running_of, plumbing, secrets_of
-from tuner.trial.readiness import HttpEngine
+from tuner.trial.plumbing import HOST, effective_of, free_port, plumbing, secrets_of
 from tuner.trial.result import Failure, TrialResult
 from tuner.trial.spec import TrialSpec
 
@@ -36,13 +40,16 @@ RECORD_NAME = "engine.json"
 _WATCH_EVERY_S = 0.2
 _READ_LOG_EVERY_S = 1.0
 _ASK_EVERY_S = 1.0
+# sglang answers after a generation of one token, at least 1 s and at most 20 s (SGLANG_HEALTH_CHECK_TIMEOUT) later.
+_GENERATE_S = 30.0
 # A client sees the failure before the process is gone: sglang's main process outlived its scheduler by 6-7 s on a real
 # 0.5.23, and waits 60 s more for core dumps when warm-up had begun.
 _DYING_S = 90.0
 _DYING_WORDS = ("sigquit", "Scheduler hit an exception", "crashed with exit code")
 _SETTLE_S = 10.0
-# The load's word for "no verdict": too little time, or a client that stood still. Nothing is known of the engine then.
-_UNDECIDED = "undecided"
+# The load's words for "no verdict": too little time, a client that stood still, prompts that could not be sized.
+# Nothing is known of the engine then.
+_NO_VERDICT = ("undecided", "no_tokenizer", "interrupted")
 # How long the load may take to wind up once it is told to.
 _WIND_UP_S = 5.0
 # Who asks a trial to stop (a drain, an eviction) may grant only seconds: a kubelet eviction was seen to grant 2.
@@ -110,7 +117,6 @@ class _Known:
 
     start_up_s: float | None = None
     effective: dict[str, Any] = field(default_factory=dict)
-    max_running: int | None = None
     simulated: bool = False
     engine_version: str = ""
     levels: list[Level] = field(default_factory=list)
@@ -149,19 +155,22 @@ class _Trial:
         try:
             self.engine = self._spawn(port)
         except OSError as error:
-            return self._failed(_not_startable(self.spec.argv, error))
+            return self._failed(failures.bad_command(self.spec.argv, error))
         try:
-            result = self._outcome(HttpEngine(f"http://{HOST}:{port}"))
+            result = self._outcome(f"http://{HOST}:{port}")
             self.hooks.checkpoint(result)
         finally:
             self._stop()
         return replace(result, gpu_seconds=self._gpu_seconds())
 
-    def _outcome(self, http: HttpEngine) -> TrialResult:
+    def _outcome(self, base_url: str) -> TrialResult:
         try:
-            return _run_loop(self._measure(http))
+            return run_loop(self._measure(base_url))
         except _Failed as ended:
             return self._failed(ended.failure)
+        except Exception as error:  # noqa: BLE001 - a fault of ours is no fault of the configuration
+            traceback.print_exc()
+            return self._failed(failures.runner_fault(error))
 
     def _stop(self) -> None:
         self._say("stopping the engine")
@@ -178,36 +187,37 @@ class _Trial:
         self.hooks.on_engine(engine)
         return engine
 
-    async def _measure(self, http: HttpEngine) -> TrialResult:
-        try:
-            await self._await_ready(http)
-            await self._introspect(http)
-        finally:
-            await http.close()
-        self._checkpoint("warming up")
+    async def _measure(self, base_url: str) -> TrialResult:
+        async with EngineControl(base_url) as control:
+            await self._await_ready(control)
+            await self._introspect(control)
+        self._checkpoint("generates; preparing the load")
         self.known.phase = "load"
-        report = await self._load(http.base_url)
+        report = await self._load(base_url)
         return await self._conclude(report)
 
-    async def _await_ready(self, http: HttpEngine) -> None:
+    async def _await_ready(self, control: EngineControl) -> None:
         try:
-            ready = await self._watched(self._generates(http), self.spec.deadlines.ready_s)
+            ready = await self._watched(self._generates(control), self.spec.deadlines.ready_s)
         except _EngineEnded:
             ready = None
         if not ready:
             raise _Failed(await self._engine_failure())
         self.known.start_up_s = self.now_s() - self.started_s
 
-    async def _generates(self, http: HttpEngine) -> bool:
-        while not await http.generates():  # noqa: ASYNC110 - the event is in another process
+    async def _generates(self, control: EngineControl) -> bool:
+        while not await control.generates(_GENERATE_S):  # noqa: ASYNC110 - the event is in another process
             await asyncio.sleep(_ASK_EVERY_S)
         return True
 
-    async def _introspect(self, http: HttpEngine) -> None:
-        info = await http.server_info()
+    async def _introspect(self, control: EngineControl) -> None:
+        try:
+            info = await control.server_info()
+        except EngineUnreachable as error:
+            self._say(f"the engine does not tell its settings: {error}")
+            return
         known = self.known
         known.effective = effective_of(info)
-        known.max_running = max_running_of(info)
         known.simulated = known.simulated or info.get("simulated") is True
         known.engine_version = str(info.get("version", ""))
         expected = self.spec.engine_version
@@ -217,11 +227,9 @@ class _Trial:
     async def _load(self, base_url: str) -> ProbeReport:
         spec, deadlines = self.spec, self.spec.deadlines
         confirm = spec.confirm
-        settings = (
-            {"confirm_rate_req_per_s": confirm.rate_req_per_s, "confirm_duration_s": confirm.duration_s}
-            if confirm
-            else {}
-        )
+        confirming: dict[str, Any] = {}
+        if confirm is not None:
+            confirming = {"confirm_rate_req_per_s": confirm.rate_req_per_s, "confirm_duration_s": confirm.duration_s}
         guess = spec.context.get("guess_req_per_s")
         loading = self.probe(
             base_url,
@@ -230,47 +238,39 @@ class _Trial:
             seed=spec.seed,
             incumbent_req_per_s=spec.incumbent_req_per_s,
             guess_req_per_s=guess if isinstance(guess, (int, float)) else None,
-            max_running=self.known.max_running,
             probe_s=deadlines.probe_s,
             first_token_s=deadlines.first_token_s,
-            engine_alive=lambda: self.engine.exit_code() is None,
-            stop_requested=lambda: bool(self.hooks.stop_reason()),
-            on_level=self._on_level,
-            on_progress=self._say,
-            **settings,
+            watch=Watch(
+                engine_alive=lambda: self.engine.exit_code() is None,
+                stop_requested=lambda: bool(self.hooks.stop_reason()),
+                on_level=self._on_level,
+                on_progress=self._say,
+            ),
+            **confirming,
         )
-        whole_s = (confirm.duration_s if confirm else deadlines.probe_s) + deadlines.first_token_s + _OVERRUN_S
+        whole_s = max(deadlines.probe_s, confirm.duration_s if confirm else 0.0) + deadlines.first_token_s + _OVERRUN_S
         try:
             report = await self._watched(loading, whole_s)
         except _EngineEnded:
             raise _Failed(await self._engine_failure()) from None
         if report is None:
-            raise _Failed(_overrun(whole_s))
+            raise _Failed(failures.overrun(whole_s))
         return report
 
     async def _conclude(self, report: ProbeReport) -> TrialResult:
         outcome = report.outcome
-        self._stop_if_asked()
-        self.known.levels = list(report.levels)
+        self.known.levels = list(report.levels) or self.known.levels
         self.known.effective.update(report.effective)
-        doubt = report.invalid or (Invalid(outcome.kind, outcome.reason) if outcome.kind == _UNDECIDED else None)
+        self._stop_if_asked()
+        client = {**report.client, **({"warnings": list(report.warnings)} if report.warnings else {})}
+        doubt = report.invalid or (Invalid(outcome.kind, outcome.reason) if outcome.kind in _NO_VERDICT else None)
         if doubt is not None:
             failure = Failure("measurement", doubt.kind, doubt.message)
-            return self._result("invalid", failure=failure, client=report.client)
+            return self._result("invalid", failure=failure, client=client)
         if outcome.state == "failed":
             failure = await self._engine_failure(outcome.kind, outcome.reason)
-            return replace(self._failed(failure), client=report.client)
-        figures: dict[str, Any] = {
-            "bound_req_per_s": outcome.bound_req_per_s,
-            "ttft_p95_s": outcome.nearest_miss_ttft_p95_s,
-        }
-        if outcome.state == "measured" and report.measurement is not None:
-            figures = {
-                "capacity_req_per_s": report.measurement.capacity_req_per_s,
-                "ttft_p95_s": report.measurement.ttft_p95_s,
-                "output_tokens_per_s": report.measurement.output_tokens_per_s,
-            }
-        return self._result(outcome.state, measurement=report.measurement, client=report.client, **figures)
+            return replace(self._failed(failure), client=client)
+        return self._result(outcome.state, client=client, **figures_of(outcome, report.measurement))
 
     # --- watching
 
@@ -309,7 +309,7 @@ class _Trial:
 
     def _stop_if_asked(self) -> None:
         if reason := self.hooks.stop_reason():
-            raise _Failed(_interrupted(reason))
+            raise _Failed(failures.interrupted(reason))
 
     async def _engine_failure(self, kind: str = "", reason: str = "") -> Failure:
         """What the engine's end or silence means, once it had time to say why."""
@@ -353,7 +353,7 @@ class _Trial:
     def _checkpoint(self, text: str) -> None:
         if text:
             self._say(text)
-        self.hooks.checkpoint(self._failed(_interrupted("the trial was killed")))
+        self.hooks.checkpoint(self._failed(failures.interrupted("the trial was killed")))
 
     def _failed(self, failure: Failure) -> TrialResult:
         return self._result("failed", failure=failure)
@@ -389,36 +389,9 @@ class _Trial:
         return self.spec.gpus * (self.now_s() - self.started_s)
 
 
-def _not_startable(argv: tuple[str, ...], error: OSError) -> Failure:
-    program = argv[0] if argv else "(empty)"
-    message = (
-        f"the engine could not be started - {program}: {error.strerror or error} - correct the pool's command or image"
-    )
-    return Failure("configuration", "bad_command", message)
-
-
-def _interrupted(reason: str) -> Failure:
-    message = f"the trial was ended before it was done - {reason} - it is run again"
-    return Failure("infrastructure", "interrupted", message)
-
-
-def _overrun(after_s: float) -> Failure:
-    message = f"the load did not end - {after_s:.0f} s, far beyond its own deadline - the trial is repeated"
-    return Failure("infrastructure", "probe_overrun", message)
-
-
 async def _end(task: asyncio.Future[Any]) -> None:
     if not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=_WIND_UP_S)
     if task.done() and not task.cancelled():
         task.exception()  # retrieved: the loop must not report it a second time
-
-
-def _run_loop(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run on uvloop where there is one: it keeps the load's clock true at high rates."""
-    try:
-        import uvloop  # noqa: PLC0415 - optional, and only here
-    except ImportError:  # pragma: no cover - the bundle ships it; a platform without it still works
-        return asyncio.run(work)
-    return uvloop.run(work)

@@ -1,0 +1,32 @@
+"""Failures a trial knows by itself, without reading the engine's log: messages say what, to which thing, what next."""
+
+from __future__ import annotations
+
+from tuner.trial.result import Failure
+
+
+def bad_command(argv: tuple[str, ...], error: OSError) -> Failure:
+    """The engine's program could not be executed."""
+    program = argv[0] if argv else "(empty)"
+    message = (
+        f"the engine could not be started - {program}: {error.strerror or error} - correct the pool's command or image"
+    )
+    return Failure("configuration", "bad_command", message)
+
+
+def interrupted(reason: str) -> Failure:
+    """Somebody asked the trial to stop."""
+    message = f"the trial was ended before it was done - {reason} - it is run again"
+    return Failure("infrastructure", "interrupted", message)
+
+
+def overrun(after_s: float) -> Failure:
+    """The load neither ended nor failed."""
+    message = f"the load did not end - {after_s:.0f} s, far beyond its own deadline - the trial is repeated"
+    return Failure("infrastructure", "probe_overrun", message)
+
+
+def runner_fault(error: Exception) -> Failure:
+    """Something went wrong in the runner itself."""
+    message = f"the runner failed - {type(error).__name__}: {error} - the trial is repeated"
+    return Failure("infrastructure", "runner_fault", message)
