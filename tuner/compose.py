@@ -226,7 +226,7 @@ def export_text(
     from tuner.export.winner import refusal
     from tuner.launch.spaces import open_space
     from tuner.report.table import nearest_miss
-    from tuner.report.winner import target_of, winner_of
+    from tuner.export.from_study import target_of, winner_of
     from tuner.study.summary import read_summary
 
     space = open_space(space_name)

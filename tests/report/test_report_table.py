@@ -11,7 +11,7 @@ from support.problems import a_problem, failed, infeasible, measured, raced_out
 from tuner.errors import NothingFeasible, UsageError
 from tuner.launch.spaces import open_space
 from tuner.report.table import nearest_miss, print_summary
-from tuner.report.winner import by_rank, target_of, winner_of
+from tuner.export.from_study import by_rank, target_of, winner_of
 from tuner.study.problem import Budget, ConfirmPlan
 from tuner.study.search import search
 from tuner.study.summary import read_summary

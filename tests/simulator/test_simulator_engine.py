@@ -128,7 +128,7 @@ def test_without_chunking_a_prompt_is_one_step():
 
 
 def test_context_length_caps_the_tokens_of_an_unchunked_prefill_batch():
-    """sglang packs until the cap is reached, so one request may overshoot it."""
+    """Requests are packed until the cap is reached, so the last one may overshoot it."""
     engine = an_engine(chunked_prefill_tokens=-1, max_prefill_tokens=500, context_length=500)
     for index in range(3):
         engine.submit(request(index, 300, 1), 0.0)

@@ -85,11 +85,15 @@ class Desk:
         try:
             self.load(text, check_flag)
         except SpaceError as error:
-            assert error.problems
-            assert len(str(error).splitlines()) == len(error.problems)
-            assert all(str(p).startswith("f.yaml:") for p in error.problems)
-            return error.problems
+            return self._told(error)
         return []
+
+    @staticmethod
+    def _told(error: SpaceError) -> list[Problem]:
+        assert error.problems
+        assert len(str(error).splitlines()) == len(error.problems)
+        assert all(str(p).startswith("f.yaml:") for p in error.problems)
+        return error.problems
 
     def edited(self, edits: Edits) -> str:
         text = BASE

@@ -1,5 +1,7 @@
 """Mutated space files: whatever a slip of the hand makes of them, nothing but SpaceError leaves, each problem one line."""
 
+# ruff: noqa: E501 - one case, one line
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,7 @@
 """What no schema sees: parts of a file that contradict each other, told where they stand."""
 
+# ruff: noqa: E501 - one case, one line
+
 from __future__ import annotations
 
 import pytest
@@ -153,13 +155,13 @@ def test_a_contradiction_is_told_once_at_its_place(desk, case):
 
 FINE = {
     "two choices of one dimension set a flag": {'"off": {}': '"off": {args: {speculative-num-steps: 0}}'},
-    "a pool and a bundle that never meet": {'{model: org/M-MXFP4, pools: [amd]}': '{model: org/M-MXFP4, pools: [nv], args: {trust-remote-code: true}}'},
+    "a pool and a bundle that never meet": {"{model: org/M-MXFP4, pools: [amd]}": "{model: org/M-MXFP4, pools: [nv], args: {trust-remote-code: true}}"},
     "two bundles that never meet": {"[amd]}": "[amd], args: {page-size: 1}}", '"off": {}': '"off": {pools: [nv], args: {page-size: 64}}', SEED: "pool: amd"},
     "two pools set a flag": {"billing: gpu": "args: {trust-remote-code: true}"},
     "an absent parameter in a comparison": {FORBID: "speculation.steps > 1 or speculation.steps in [1]"},
     "a guarded division": {DERIVED: "${64 / layout.attn_dp}", FORBID: "layout.attn_dp > 1 and 8 / (layout.attn_dp - 1) > 9"},
     "an open seed": {SEED: "speculation: {mtp: {steps: 2}}"},
-    "an empty seed": {"{layout: {tp: 8}, weights: fp8, speculation: \"off\", max-running-requests: 64, mem-fraction-static: 0.8}": "{}"},
+    "an empty seed": {'{layout: {tp: 8}, weights: fp8, speculation: "off", max-running-requests: 64, mem-fraction-static: 0.8}': "{}"},
     "a seed outside the grid": {SEED: "layout: {tp: 2}, weights: fp8, only: [model, tp]"},
     "a seed with an equal float": {"requests: 64,": "requests: 64.0,"},
     "a precision of its own": {"{model: org/M-FP8}": "{model: org/M, precision: bf16}"},

@@ -1,5 +1,7 @@
 """Every mistake of shape is told where it stands, by its dotted path, with what to write instead."""
 
+# ruff: noqa: E501 - one case, one line
+
 from __future__ import annotations
 
 import pytest
@@ -78,6 +80,7 @@ CASES = {
     "dotted dimension": ({"  max-running": "  page-size: 1\n  §a.b: 1\n  max-running"}, "space.a.b: a dimension's name"),
     "parameter's name": ({"{steps: {v": "{§num-steps: {v"}, "a parameter's name has lower-case letters"),
     "choice's name": ({"      fp8:": "      §f(p=8):"}, "a choice's name has letters"),
+    "flag with its dashes": ({"{trust": "{§--trust"}, "args.--trust-remote-code: a flag is written without its leading dashes"),
     "variable's name": ({"{SGLANG_USE": "{§2SGLANG_USE"}, "a variable's name has letters"),
     "rule's name": ({"id: shallow": "id: §Too Deep"}, "rules.0.id: a name has lower-case letters"),
     "version with words": ({'version: "0.5.23"': "version: §latest"}, "a version such as 0.5.16 or 0.5.15.post1"),

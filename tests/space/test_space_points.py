@@ -1,5 +1,7 @@
 """What a loaded space spans: points, their identity, what they deploy, what rules say of them."""
 
+# ruff: noqa: E501 - one case, one line
+
 from __future__ import annotations
 
 import json

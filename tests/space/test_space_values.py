@@ -1,7 +1,10 @@
 """Ranges, layouts, lengths, prices and names: small tables of what the file means in numbers."""
 
+# ruff: noqa: E501 - one case, one line
+
 from __future__ import annotations
 
+import itertools
 import random
 import statistics
 
@@ -62,7 +65,7 @@ def test_decimal_steps_reach_the_upper_end_exactly(low, count, digits, step):
 def test_doublings_stay_in_the_range_and_the_next_would_not(low, more):
     values = expand(IntSpec(int=[low, low + more], log=True))
     assert values[0] == low
-    assert all(b == 2 * a for a, b in zip(values, values[1:], strict=False))
+    assert all(b == 2 * a for a, b in itertools.pairwise(values))
     assert values[-1] <= low + more < 2 * values[-1]
 
 

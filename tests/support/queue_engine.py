@@ -31,6 +31,9 @@ from tuner.probe.outcome import Outcome, Search
 from tuner.probe.plan import RequestStream
 
 
+FAILS_AFTER_S = 0.25
+
+
 @dataclass(frozen=True)
 class QueueEngine:
     """Seconds: prefill of one new token, a decode step's fixed part, and its part per running request."""
@@ -140,6 +143,7 @@ class VirtualRun:
         self.open: tuple[int, Iterator[float]] | None = None
         self.due_s = float("inf")
         self.wave = 0
+        self.failing: deque[tuple[float, Job, str]] = deque()
         self.commands: list[Command] = []
 
     def run(self, limit_s: float = 1e5) -> Outcome:
@@ -151,8 +155,9 @@ class VirtualRun:
             assert self.now_s < self.start_s + limit_s, "the search does not end"
             wake = self.search.wake_at_s
             horizon = min(next_tick, self.due_s, wake if wake is not None and wake > self.now_s else float("inf"))
-            if not happened and self.engine.busy:
-                engine_free_s, happened = self.engine.step(max(self.now_s, engine_free_s), horizon)
+            horizon = min(horizon, self.failing[0][0] if self.failing else float("inf"))
+            if not happened and self.engine.busy and self.now_s >= engine_free_s:
+                engine_free_s, happened = self.engine.step(self.now_s, horizon)
             event_s = engine_free_s if (happened or self.engine.busy) else float("inf")
             self.now_s = max(self.now_s, min(horizon, event_s))
             if self.dies_at_s is not None and self.now_s >= self.dies_at_s:
@@ -169,6 +174,9 @@ class VirtualRun:
                 due = self.due_s
                 self.due_s = next(times)
                 self.send(level, due)
+            while self.failing and self.failing[0][0] <= self.now_s:
+                _, job, error = self.failing.popleft()
+                self.finish(job, error)
             if self.now_s >= next_tick or (wake is not None and self.now_s >= wake):
                 self.tell(Tick(self.now_s + self.offset_s))
                 next_tick = self.now_s + 1.0
@@ -202,7 +210,7 @@ class VirtualRun:
             self.closed, self.open, self.due_s = None, None, float("inf")
             if isinstance(command, ClosedLoop):
                 self.closed = command
-                self.wave = command.concurrency if command.stagger else 0
+                self.wave = command.concurrency - self.in_flight if command.stagger else 0
                 self.top_up()
             elif isinstance(command, OpenLoop):
                 times = due_times("poisson", self.stream.seed, command.level, command.rate_req_per_s, self.now_s)
@@ -226,7 +234,6 @@ class VirtualRun:
         self.tell(Sent(job.index, level, job.scheduled_s, job.sent_s))
         error = self.engine.engine.fail(job.index, self.now_s - self.start_s)
         if error is not None:
-            self.now_s += 0.05
-            self.finish(job, error)
+            self.failing.append((self.now_s + FAILS_AFTER_S, job, error))
         else:
             self.engine.queue.append(job)

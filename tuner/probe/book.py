@@ -20,7 +20,7 @@ GAP_S = 10.0
 """Drivers tick every second: a longer gap means this process slept, and what it saw of that time is void."""
 
 STALL_S = 300.0
-"""No token and no end of any request for so long, with requests in flight, is a hang."""
+"""Requests wait, none is served, and nothing happens for so long: a hang."""
 
 ENOUGH_TO_JUDGE_ERRORS = 20
 
@@ -130,15 +130,19 @@ class Book:
 
     def fault(self) -> Ending | None:
         """What ends any run at once: everything fails, far too much fails, or nothing moves."""
-        failed, ended = self.flights.failed, len(self.flights.records)
-        if failed == ended and failed >= ENOUGH_TO_JUDGE_ERRORS:
-            word = self.flights.errors.most_common(1)[0][0]
-            return Ending("failed", f"all {failed} requests failed, most with {word}", kind="all_failed")
-        if ended >= ENOUGH_TO_JUDGE_ERRORS and error_rate_exceeded(self.faults, ended, self.limits, ERRORS_DAMN):
+        flights = self.flights
+        failed = flights.failed
+        if failed >= ENOUGH_TO_JUDGE_ERRORS and not flights.any_token and 2 * failed >= flights.sent:
+            word = flights.errors.most_common(1)[0][0]
+            return Ending("failed", f"all {failed} requests that ended failed, most with {word}", kind="all_failed")
+        # Of all sent, not of all ended: failures end at once, answers take their time.
+        enough = flights.any_token and flights.sent >= ENOUGH_TO_JUDGE_ERRORS
+        if enough and error_rate_exceeded(self.faults, flights.sent, self.limits, ERRORS_DAMN):
             return Ending("infeasible", self._error_text(), kind="error_rate")
-        since_s = self.flights.progress_s
-        if self.flights.active and since_s is not None and self.now_s - since_s > STALL_S:
-            text = f"no token for {self.now_s - since_s:.0f} s with {len(self.flights.active)} requests in flight"
+        since_s = flights.progress_s
+        # While something is being answered its tokens are on their way unseen: the client's own timer watches those.
+        if flights.waiting and not flights.in_service and since_s is not None and self.now_s - since_s > STALL_S:
+            text = f"no token for {self.now_s - since_s:.0f} s with {flights.waiting} requests waiting"
             return Ending("failed", text, kind="hang")
         return None
 
@@ -150,11 +154,11 @@ class Book:
     def _error_text(self) -> str:
         words = ", ".join(f"{n} x {word}" for word, n in self.flights.errors.most_common(3))
         share = f"permitted: {self.limits.error_rate:.2%}"
-        return f"{self.faults} of {len(self.flights.records)} requests failed ({words}); {share}"
+        return f"{self.faults} of {self.flights.sent} requests failed ({words}); {share}"
 
     def outcome(self, ending: Ending, shown: LevelTally | None) -> Outcome:
         """The run's outcome; `shown` is the level its figures come from."""
-        if ending.state == "measured" and error_rate_exceeded(self.faults, len(self.flights.records), self.limits):
+        if ending.state == "measured" and error_rate_exceeded(self.faults, self.flights.sent, self.limits):
             ending = Ending("infeasible", self._error_text(), kind="error_rate", saturation=ending.saturation)
         start_s, end_s = (shown.start_s, shown.end_s or self.now_s) if shown else (self.start_s, self.now_s)
         used = tuple(r for r in self.flights.records if start_s <= r.done_s <= end_s) if shown else ()
@@ -172,7 +176,7 @@ class Book:
             records=used,
             window_start_s=start_s,
             window_end_s=end_s,
-            requests=len(self.flights.records),
+            requests=self.flights.sent,
             errors=dict(self.flights.errors),
             duration_s=self.now_s - self.start_s,
         )

@@ -121,11 +121,9 @@ class CapacitySearch:
             concurrency, fill, self.settings.mean_output_tokens, self.book.now_s, self.settings.min_level_s
         )
         self._step = self._while_saturating
-        everyone = ClosedLoop(tally.level, concurrency)
-        if tally.level > 0:
-            return [everyone]
         # Only those that are served at once get residual lengths: those that wait behind them live a whole life.
-        return [ClosedLoop(tally.level, fill, stagger=True), everyone]
+        commands: list[Command] = [ClosedLoop(tally.level, fill, stagger=True)]
+        return commands if fill == concurrency else [*commands, ClosedLoop(tally.level, concurrency)]
 
     def _while_saturating(self) -> list[Command]:
         seen = self.book.saturation

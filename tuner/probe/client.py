@@ -124,10 +124,10 @@ class _Exchange:
         self.done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._on_first_token = on_first_token
         self._plain = b""
-        self._last_s = 0.0
+        self.last_s = 0.0
 
     def body(self, status: int, data: bytes, now_s: float) -> None:
-        self._last_s = now_s
+        self.last_s = now_s
         if status != 200:
             self._plain += data[: BODY_SHOWN_BYTES - len(self._plain)]
         elif self.answer.feed(data, now_s):
@@ -139,7 +139,7 @@ class _Exchange:
             answer.error, answer.message = f"http_{status}", self._plain.decode("utf-8", "replace")
         elif answer.error is None and not answer.done:
             answer.error = "truncated"
-        self._resolve(self._last_s if answer.done else now_s)
+        self._resolve(self.last_s if answer.done else now_s)
 
     def broken(self, error: str, message: str, now_s: float) -> None:
         if self.answer.error is None and not self.answer.done:
@@ -151,9 +151,21 @@ class _Exchange:
             self.done.set_result(now_s)
 
 
+@dataclass(slots=True)
+class _Watch:
+    """The timer that looks after one request; renewed as long as tokens come."""
+
+    timer: asyncio.TimerHandle | None = None
+
+    def cancel(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
 class StreamClient:
     """Sends requests to one path of one server and keeps its connections.
 
+    `first_token_s` is how long the first token, and later any next one, may take; `request_s` the whole answer.
     `messages` keeps one sentence of the server per error word.
     """
 
@@ -230,28 +242,32 @@ class StreamClient:
         sent_s = connection.start(exchange, payload)
         on_sent(sent_s)
         loop = asyncio.get_running_loop()
-        timers = (
-            loop.call_later(self._first_token_s, self._too_late, connection, exchange, True),
-            loop.call_later(self._request_s, self._too_late, connection, exchange, False),
-        )
+        watch = _Watch()
+        self._look(connection, exchange, sent_s, watch)
         try:
             done_s = await exchange.done
         except asyncio.CancelledError:
             connection.abort()
             raise
         finally:
-            for timer in timers:
-                timer.cancel()
+            watch.cancel()
         if not connection.closed:
             self._idle.append(connection)
         return exchange, sent_s, done_s
 
-    def _too_late(self, connection: _Connection, exchange: _Exchange, only_without_token: bool) -> None:  # noqa: FBT001 - call_later passes no keywords
-        if exchange.done.done() or (only_without_token and exchange.answer.first_token_s is not None):
+    def _look(self, connection: _Connection, exchange: _Exchange, sent_s: float, watch: _Watch) -> None:
+        """End a request whose first token, or whose next one, has not come in time, or that goes on for ever."""
+        if exchange.done.done():
             return
-        waited_s = self._first_token_s if only_without_token else self._request_s
+        now_s = self._clock()
+        since_s = sent_s if exchange.answer.first_token_s is None else exchange.last_s
+        left_s = min(since_s + self._first_token_s, sent_s + self._request_s) - now_s
+        if left_s > 0:
+            loop = asyncio.get_running_loop()
+            watch.timer = loop.call_later(left_s, lambda: self._look(connection, exchange, sent_s, watch))
+            return
         connection.abort()
-        exchange.broken("timeout", f"no answer within {waited_s:.0f} s", self._clock())
+        exchange.broken("timeout", f"silent for {now_s - since_s:.1f} s, {now_s - sent_s:.1f} s after it was sent", now_s)
 
     def _refused(self, order: Order, on_sent: Callable[[float], None], error: Exception) -> RequestRecord:
         now_s = self._clock()

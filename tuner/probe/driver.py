@@ -184,7 +184,7 @@ class Driver:
             self._closed = None
             if isinstance(command, ClosedLoop):
                 self._closed = command
-                self._wave = command.concurrency if command.stagger else 0
+                self._wave = command.concurrency - self._in_flight if command.stagger else 0
                 self._top_up()
             elif isinstance(command, OpenLoop):
                 self._sender = asyncio.create_task(self._send_on_schedule(command))

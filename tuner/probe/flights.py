@@ -33,7 +33,9 @@ class Flights:
 
     def __init__(self) -> None:
         self.active: dict[int, Flight] = {}
+        self.sent = 0
         self.waiting = 0
+        self.any_token = False
         self.records: list[RequestRecord] = []
         self.errors: Counter[str] = Counter()
         self.progress_s: float | None = None
@@ -60,6 +62,7 @@ class Flights:
     def _sent(self, event: Sent) -> Flight:
         flight = Flight(event.index, event.level, event.scheduled_s, event.at_s)
         self.active[event.index] = flight
+        self.sent += 1
         self.waiting += 1
         if self.progress_s is None:
             self.progress_s = event.at_s
@@ -70,6 +73,7 @@ class Flights:
         if flight is None or not flight.waits:
             return None
         flight.first_token_s = at_s
+        self.any_token = True
         self.waiting -= 1
         self.progress_s = at_s
         return flight
@@ -81,6 +85,7 @@ class Flights:
         if flight.waits:
             self.waiting -= 1
             flight.first_token_s = record.first_token_s
+            self.any_token = self.any_token or record.first_token_s is not None
         flight.done_s, flight.error = record.done_s, record.error
         self.records.append(record)
         self.progress_s = record.done_s

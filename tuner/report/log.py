@@ -16,12 +16,9 @@ class JsonLog:
     """Logs every event of a search. `TrialEnded` becomes `trial.ended`, with the fields of the event."""
 
     def __init__(self, stream: TextIO, **context: Any) -> None:
-        processors = [
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(sort_keys=True),
-        ]
-        logger = structlog.WriteLogger(stream)
-        self._log = structlog.wrap_logger(logger, processors=processors, **context)
+        stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+        render = structlog.processors.JSONRenderer(sort_keys=True)
+        self._log = structlog.wrap_logger(structlog.WriteLogger(stream), processors=[stamp, render], **context)
 
     def __call__(self, event: Event) -> None:
         name = re.sub(r"(?<!^)(?=[A-Z])", ".", type(event).__name__).lower()

@@ -96,13 +96,15 @@ def _name(number: int, confirmation: bool) -> str:  # noqa: FBT001 - a field of 
 
 def verdict(event: TrialEnded) -> str:
     """What became of a trial, in a few words."""
-    if event.state == "measured" and event.usd_per_million_output_tokens is not None:
+    if event.confirmation and event.state == "measured":
+        return f"holds, TTFT p95 {seconds(event.ttft_p95_s)}"
+    if event.confirmation and event.state == "infeasible":
+        return f"misses the limits: {event.failure or ''} (TTFT p95 {seconds(event.ttft_p95_s)})"
+    if event.state == "measured":
         return (
             f"measured: {money(event.usd_per_million_output_tokens)} per million output tokens, "
             f"{event.capacity_req_per_s or 0:.3g} req/s, TTFT p95 {seconds(event.ttft_p95_s)}"
         )
-    if event.state == "measured":
-        return f"holds, TTFT p95 {seconds(event.ttft_p95_s)}"
     if event.state == "infeasible":
         return f"misses the limits at every rate (best TTFT p95 {seconds(event.ttft_p95_s)})"
     if event.state == "pruned":

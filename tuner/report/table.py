@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tuner.report.words import duration, money, rate, seconds
+from tuner.space.config import Choice, ServingConfig
 from tuner.study.summary import Figures, StudySummary
 
 TOP = 5
@@ -26,7 +27,11 @@ def print_summary(summary: StudySummary, out: TextIO) -> None:
 
 def _rows(summary: StudySummary) -> list[tuple[str, Figures]]:
     """(what it is, figures): the best ones by rank, then the seeds that are not among them."""
-    rows = [("best" if f is summary.best else f"{i + 1}.", f) for i, f in enumerate(summary.ranked[:TOP])]
+    names = {f.fingerprint: name for name, f in summary.seeds.items()}
+    rows = [
+        ("best" if f is summary.best else f"{i + 1}. {names.get(f.fingerprint, '')}".rstrip(), f)
+        for i, f in enumerate(summary.ranked[:TOP])
+    ]
     if summary.best is not None and summary.best not in summary.ranked[:TOP]:
         rows.insert(0, ("best", summary.best))
     shown = {f.fingerprint for _, f in rows}
@@ -38,20 +43,29 @@ def _table(summary: StudySummary, rows: list[tuple[str, Figures]]) -> Table:
     table = Table(title=f"{summary.study}{mark}", title_justify="left")
     table.add_column("", no_wrap=True)
     table.add_column("trial", justify="right")
-    table.add_column("$/M output tokens", justify="right")
+    table.add_column("$/M output\ntokens", justify="right")
     table.add_column("req/s", justify="right")
-    table.add_column("TTFT p95 s", justify="right")
-    table.add_column("confirmed", no_wrap=True)
-    table.add_column("configuration")
+    table.add_column("TTFT\np95 s", justify="right")
+    table.add_column("confirmed")
+    table.add_column("layout and bundles")
     for name, f in rows:
-        table.add_row(name, str(f.trial), *_cells(f), f.label)
+        table.add_row(name, str(f.trial), *_cells(f), _short(f))
     return table
 
 
+def _short(f: Figures) -> str:
+    """What tells configurations apart at a glance; the numbers of the best one stand below the table."""
+    if not f.config:
+        return ""
+    config = ServingConfig.from_json(f.config)
+    rest = ["engine defaults"] if config.only else [v.label for _, v in config.values if isinstance(v, Choice)]
+    return " ".join([config.pool, config.layout.label, *rest])
+
+
 def _cells(f: Figures) -> tuple[str, str, str, str]:
-    if f.usd_per_million_output_tokens is None:
-        return f.state, "", "" if f.ttft_p95_s is None else f"{f.ttft_p95_s:.2f}", ""
     ttft = "" if f.ttft_p95_s is None else f"{f.ttft_p95_s:.2f}"
+    if f.usd_per_million_output_tokens is None:
+        return f.state, "", ttft, ""
     confirmed = {"holds": "yes", "missed": "refuted", None: "-"}.get(f.standing, str(f.standing))
     return f"{f.usd_per_million_output_tokens:.3f}", f"{f.capacity_req_per_s or 0:.3f}", ttft, confirmed
 
@@ -63,6 +77,7 @@ def _sentences(summary: StudySummary) -> list[str]:
     best = summary.best
     if best is None:
         return [*lines, nearest_miss(summary)]
+    lines.append(f"best: {best.label}")
     yardstick = summary.seeds.get("baseline")
     if yardstick and yardstick is not best and yardstick.usd_per_million_output_tokens:
         share = (best.usd_per_million_output_tokens or 0) / yardstick.usd_per_million_output_tokens

@@ -26,9 +26,10 @@ DEFAULT_GENERATE_TOKENS = 128
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One answer to generate: choice `index` of a request."""
+    """One answer to generate: choice `index` of a request, for its prompt number `prompt`."""
 
     index: int
+    prompt: int
     request: SimRequest
     seed: int
     reason: str
@@ -81,12 +82,12 @@ class Generation:
 
     def _jobs(self, asked: Asked, endpoint: Endpoint) -> list[Job]:
         jobs: list[Job] = []
-        for prompt in asked.prompts:
+        for number, prompt in enumerate(asked.prompts):
             ids = self._ids(prompt, endpoint)
             wire.check_length(len(ids), asked.max_tokens, self._limits.context_tokens, self._limits.pool_tokens)
             blocks = block_hashes(ids)
             for _ in range(asked.count):
-                jobs.append(self._job(len(jobs), len(ids), blocks, asked.max_tokens))
+                jobs.append(self._job(len(jobs), number, len(ids), blocks, asked.max_tokens))
         return jobs
 
     def _ids(self, prompt: Any, endpoint: Endpoint) -> list[int]:
@@ -98,19 +99,18 @@ class Generation:
             self._on_bad_token()
         return list(prompt)
 
-    def _job(self, index: int, input_tokens: int, blocks: tuple[Any, ...], max_tokens: int | None) -> Job:
+    def _job(self, index: int, prompt: int, input_tokens: int, blocks: tuple[Any, ...], max_tokens: int | None) -> Job:
         room = min(self._limits.context_tokens, self._limits.pool_tokens) - input_tokens
         wanted = min(wire.NATURAL_ANSWER_TOKENS, room) if max_tokens is None else max_tokens
         name = uuid.uuid4()
         request = SimRequest(name.hex, input_tokens, wanted, blocks=blocks)
-        return Job(index, request, name.int % 997, "stop" if max_tokens is None else "length")
+        return Job(index, prompt, request, name.int % 997, "stop" if max_tokens is None else "length")
 
     async def _whole(self, who: Identity, jobs: list[Job], exchange: Exchange) -> None:
         outcomes = await _all([self._finish(job) for job in jobs])
         refused = next((outcome.refusal for outcome in outcomes if outcome.refusal), None)
         if refused:
-            exchange.send(refused.status, wire.dumps(refused.body), JSON)
-            return
+            raise Refusal(refused.status, refused.message, str(refused.status))
         choices = [
             (answer_text(job.seed, 0, outcome.generated), outcome.reason)
             for job, outcome in zip(jobs, outcomes, strict=True)
@@ -159,7 +159,7 @@ class Generation:
     def _usage(self, jobs: list[Job], outcomes: list[Outcome], *, details: bool = True) -> dict[str, Any]:
         """Prompts count once however many answers they get; a refused request counts nothing."""
         served = [(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True) if not outcome.refusal]
-        prompts = {job.request.blocks or job.index: job.request.input_tokens for job, _ in served}
+        prompts = {job.prompt: job.request.input_tokens for job, _ in served}
         cached = sum(outcome.cached for _, outcome in served) if self._limits.cache_report else None
         return wire.usage(
             sum(prompts.values()), sum(outcome.generated for _, outcome in served), cached, details=details
@@ -202,7 +202,7 @@ class Generation:
         ids = self._ids(prompt, "completions")
         wanted = int(sampling.get("max_new_tokens") or DEFAULT_GENERATE_TOKENS)
         wire.check_length(len(ids), wanted, self._limits.context_tokens, self._limits.pool_tokens)
-        return self._job(0, len(ids), block_hashes(ids), wanted)
+        return self._job(0, 0, len(ids), block_hashes(ids), wanted)
 
     def _native_answer(self, job: Job, outcome: Outcome, begun_s: float, *, final: bool) -> dict[str, Any]:
         reason = {"type": outcome.reason, "length": outcome.generated} if final else None

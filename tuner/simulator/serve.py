@@ -79,7 +79,10 @@ def _serve(sim: SimulatedEngine, options: SimulatorOptions, engine_argv: Sequenc
     )
 
     async def run() -> int:
-        return await Server(sim, address, log, kill_self).run(total_s * (1 - LISTEN_SHARE))
+        server = Server(sim, address, log, kill_self)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, server.stop)
+        return await server.run(total_s * (1 - LISTEN_SHARE))
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(run())

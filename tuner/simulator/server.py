@@ -6,7 +6,6 @@ Speaks sglang's protocol over one `SimulatedEngine`. Knows no command line; `ser
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -62,6 +61,7 @@ class Server:
         self._generation = Generation(self._driver, self._tokenizer, limits, lambda: self._crash("bad_token"))
         self._http = HttpServer(self._handle)
         self._open = 0
+        self._stop = asyncio.Event()
         self._created = int(time.time())
         self._rate = (0.0, 0, 0.0)
         self._routes = self._make_routes()
@@ -69,11 +69,7 @@ class Server:
     # --- life cycle
 
     async def run(self, warm_up_s: float) -> int:
-        """Listen, warm up, serve until SIGTERM, drain; returns the exit code."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+        """Listen, warm up, serve until told to stop, drain; returns the exit code."""
         try:
             self.port = await self._http.listen(self._address.host, self._address.port)
         except OSError as exc:
@@ -83,14 +79,22 @@ class Server:
             return 1
         shown = f"http://{self._address.host}:{self.port} (Press CTRL+C to quit)"
         self._log(f"[{{now}}] INFO:     Uvicorn running on {shown}")
-        await _wait(stop, warm_up_s)
-        if not stop.is_set():
-            self.status = "ready"
-            self._log(startup_log.READY)
-            await stop.wait()
+        await self._warm_up(warm_up_s)
+        await self._stop.wait()
         self.status = "stopping"
         await self._drain()
         return 0
+
+    def stop(self) -> None:
+        """What SIGTERM does."""
+        self._stop.set()
+
+    async def _warm_up(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        except TimeoutError:
+            self.status = "ready"
+            self._log(startup_log.READY)
 
     async def _drain(self) -> None:
         """As sglang does: health says 503, running requests finish, however long they take."""
@@ -232,11 +236,3 @@ class Server:
             rate = (generated - before) / (now_s - then_s)
             self._rate = (now_s, generated, rate)
         return rate
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    """Sleep, or stop early when told to."""
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return

@@ -12,6 +12,7 @@ NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DIMENSION = r"^[a-z][-_a-z0-9]*$"
 PARAMETER = r"^[a-z][_a-z0-9]*$"
 CHOICE = r"^[A-Za-z0-9][-_.+A-Za-z0-9]*$"
+FLAG = r"^[A-Za-z][-_.A-Za-z0-9]*$"
 VERSION = r"^[0-9]+(\.[0-9]+)+([.a-z0-9]+)?$"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _DURATION = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(s|m|min|h|d)\s*$")
@@ -76,5 +77,5 @@ Plain = Annotated[Text, AfterValidator(literal)]
 EngineVersion = Annotated[str, Field(pattern=VERSION), AfterValidator(engine_version)]
 FlagValue = bool | int | float | str
 PlainValue = bool | int | float | Annotated[str, AfterValidator(literal)]
-Flags = dict[str, FlagValue]
+Flags = dict[Annotated[str, Field(pattern=FLAG)], FlagValue]
 Env = dict[Annotated[str, Field(pattern=VARIABLE)], Annotated[str, AfterValidator(literal)]]

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 from tuner.errors import Problem
 from tuner.space import numeric, schema
 from tuner.space.document import Document, Path_
-from tuner.space.fields import CHOICE, DIMENSION, NAME, PARAMETER, VARIABLE, VERSION
+from tuner.space.fields import CHOICE, DIMENSION, FLAG, NAME, PARAMETER, VARIABLE, VERSION
 from tuner.space.nearest import did_you_mean
 
 _LATER = {
@@ -24,6 +24,7 @@ _PATTERNS = {
     DIMENSION: "a dimension's name has lower-case letters, digits, - and _, and starts with a letter",
     PARAMETER: "a parameter's name has lower-case letters, digits and _, and starts with a letter",
     CHOICE: "a choice's name has letters, digits and -_.+, and starts with a letter or digit",
+    FLAG: "a flag is written without its leading dashes, and has letters, digits, - and _",
     VERSION: "a version such as 0.5.16 or 0.5.15.post1",
     VARIABLE: "a variable's name has letters, digits and _, and starts with no digit",
 }
