@@ -221,12 +221,12 @@ def export_text(
         UsageError: a simulated or unconfirmed result without the flag that lets it pass.
     """
     from tuner.export.command import to_command
+    from tuner.export.from_study import target_of, winner_of
     from tuner.export.helm import helm_values, to_yaml
     from tuner.export.manifest import to_manifest
     from tuner.export.winner import refusal
     from tuner.launch.spaces import open_space
     from tuner.report.table import nearest_miss
-    from tuner.export.from_study import target_of, winner_of
     from tuner.study.summary import read_summary
 
     space = open_space(space_name)

@@ -65,7 +65,9 @@ def test_the_capacity_found_is_the_true_one(name):
     assert statistics.mean(found) == pytest.approx(1.0, abs=0.06)
     assert max(found) <= 1.09
     assert statistics.mean(o.duration_s for o in outcomes) <= 300
-    assert all(o.capacity_low_req_per_s < o.capacity_high_req_per_s <= 1.0501 * o.capacity_low_req_per_s for o in outcomes)
+    assert all(
+        o.capacity_low_req_per_s < o.capacity_high_req_per_s <= 1.0501 * o.capacity_low_req_per_s for o in outcomes
+    )
 
 
 @pytest.mark.parametrize("name", ENGINES)

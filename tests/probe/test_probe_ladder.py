@@ -64,7 +64,9 @@ def test_the_floor_is_asked_after_three_misses():
     assert 0.2 < after < ladder.high
 
 
-@pytest.mark.parametrize(("incumbent", "tried"), [(9.0, [9.52, 9.18]), (9.4, [9.52]), (5.0, [9.52, 8.76, 7.42, 5.31, 5.1])])
+@pytest.mark.parametrize(
+    ("incumbent", "tried"), [(9.0, [9.52, 9.18]), (9.4, [9.52]), (5.0, [9.52, 8.76, 7.42, 5.31, 5.1])]
+)
 def test_the_incumbents_rate_is_tried_before_anything_below_it(incumbent, tried):
     """And once that misses, the configuration cannot win."""
     ladder = Ladder(10.0, 0.05, incumbent=incumbent, floor=0.2)

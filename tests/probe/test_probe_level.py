@@ -28,7 +28,9 @@ def token(tally: LevelTally, flight: Flight, after_s: float) -> None:
     tally.first_token(flight)
 
 
-def ended(tally: LevelTally, flight: Flight, after_s: float, *, tokens: int = 11, error: str | None = None) -> RequestRecord:
+def ended(
+    tally: LevelTally, flight: Flight, after_s: float, *, tokens: int = 11, error: str | None = None
+) -> RequestRecord:
     record = RequestRecord(
         flight.index, tally.level, flight.scheduled_s, flight.sent_s, flight.first_token_s, flight.scheduled_s + after_s,
         100, tokens, 60, tokens, error=error,
@@ -184,7 +186,9 @@ def test_p95_is_none_when_more_than_five_percent_had_no_token():
     assert tally.nearest_miss_s(200.0) == 100.0
 
 
-@pytest.mark.parametrize(("rate", "limit_s", "waiting", "rings"), [(2.0, 2.0, 12, False), (2.0, 2.0, 13, True), (0.1, 2.0, 4, False)])
+@pytest.mark.parametrize(
+    ("rate", "limit_s", "waiting", "rings"), [(2.0, 2.0, 12, False), (2.0, 2.0, 13, True), (0.1, 2.0, 4, False)]
+)
 def test_more_wait_than_littles_law_allows_rings(rate, limit_s, waiting, rings):
     assert BacklogAlarm(rate, limit_s, 10.0, 0.0).rings(1.0, waiting) is rings
 

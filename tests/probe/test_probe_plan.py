@@ -13,7 +13,11 @@ from tuner.space.workload import Length, Workload
 
 
 def a_workload(**kwargs) -> Workload:
-    fields = {"input_tokens": Length.fixed(20000), "output_tokens": Length("uniform", 500, 1500), "cached_fraction": 0.6}
+    fields = {
+        "input_tokens": Length.fixed(20000),
+        "output_tokens": Length("uniform", 500, 1500),
+        "cached_fraction": 0.6,
+    }
     return Workload(**(fields | kwargs))
 
 

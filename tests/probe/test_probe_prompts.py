@@ -119,7 +119,7 @@ def test_rescaling_changes_what_is_planned_from_now_on():
 def test_bodies_are_what_the_workload_says(endpoint):
     workload = a_workload(endpoint=endpoint, sampling=Sampling(0.7, 0.9, ignore_eos=False, thinking=False))
     factory = a_factory(workload)
-    body = json.loads(factory.body(b" a \\\"quoted\\\" word", 50))
+    body = json.loads(factory.body(b' a \\"quoted\\" word', 50))
     common = {
         "model": "tiny", "stream": True, "stream_options": {"include_usage": True}, "temperature": 0.7, "top_p": 0.9,
         "ignore_eos": False, "max_tokens": 50,

@@ -44,7 +44,9 @@ def test_sprt_weights_and_all_hit_sample():
     assert test.verdict(35, 0) == "accept"
 
 
-@pytest.mark.parametrize(("hits", "misses", "verdict"), [(0, 1, None), (0, 2, "reject"), (3, 2, "reject"), (4, 2, None)])
+@pytest.mark.parametrize(
+    ("hits", "misses", "verdict"), [(0, 1, None), (0, 2, "reject"), (3, 2, "reject"), (4, 2, None)]
+)
 def test_two_early_misses_reject(hits, misses, verdict):
     assert s.Sprt().verdict(hits, misses) == verdict
 
@@ -71,9 +73,7 @@ def test_anytime_bound_stops_at_the_published_sizes(misses, n):
     assert s.robbins_bound(misses, n) < 0.05 <= s.robbins_bound(misses, n - 1)
 
 
-@pytest.mark.parametrize(
-    ("misses", "n", "upper"), [(0, 59, 0.0495), (3, 100, 0.0757), (5, 5, 1.0), (0, 0, 1.0)]
-)
+@pytest.mark.parametrize(("misses", "n", "upper"), [(0, 59, 0.0495), (3, 100, 0.0757), (5, 5, 1.0), (0, 0, 1.0)])
 def test_clopper_pearson_upper(misses, n, upper):
     assert s.clopper_pearson_upper(misses, n) == pytest.approx(upper, abs=5e-4)
 
@@ -90,7 +90,8 @@ def test_tails_add_up(n, data, p):
 
 
 @pytest.mark.parametrize(
-    ("k", "n", "p", "cdf", "tail"), [(-1, 5, 0.5, 0.0, 1.0), (5, 5, 0.5, 1.0, 1 / 32), (2, 5, 0.0, 1.0, 0.0), (2, 5, 1.0, 0.0, 1.0)]
+    ("k", "n", "p", "cdf", "tail"),
+    [(-1, 5, 0.5, 0.0, 1.0), (5, 5, 0.5, 1.0, 1 / 32), (2, 5, 0.0, 1.0, 0.0), (2, 5, 1.0, 0.0, 1.0)],
 )
 def test_tails_at_the_edges(k, n, p, cdf, tail):
     assert s.binomial_cdf(k, n, p) == cdf

@@ -9,9 +9,9 @@ from support.fake_runtime import FakeCluster
 from support.problems import a_problem, failed, infeasible, measured, raced_out
 
 from tuner.errors import NothingFeasible, UsageError
+from tuner.export.from_study import by_rank, target_of, winner_of
 from tuner.launch.spaces import open_space
 from tuner.report.table import nearest_miss, print_summary
-from tuner.export.from_study import by_rank, target_of, winner_of
 from tuner.study.problem import Budget, ConfirmPlan
 from tuner.study.search import search
 from tuner.study.summary import read_summary

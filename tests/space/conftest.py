@@ -6,14 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from tuner.errors import Problem, SpaceError
 from tuner.space.load import CheckFlag, load_space
 from tuner.space.space import Space
-
-settings.register_profile("no-deadline", deadline=None)  # two slow cores: time per example says nothing
-settings.load_profile("no-deadline")
 
 BASE = """\
 version: 1

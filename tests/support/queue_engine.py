@@ -30,7 +30,6 @@ from tuner.probe.events import (
 from tuner.probe.outcome import Outcome, Search
 from tuner.probe.plan import RequestStream
 
-
 FAILS_AFTER_S = 0.25
 
 
@@ -44,7 +43,7 @@ class QueueEngine:
     step_s_per_request: float = 7e-5
     prefill_first: bool = True
     chunk_tokens: int = 2048
-    fail: Callable[[int, float], str | None] = lambda index, now_s: None  # noqa: E731
+    fail: Callable[[int, float], str | None] = lambda index, now_s: None
 
 
 @dataclass

@@ -14,11 +14,11 @@ class StepTimes(Protocol):
     request_overhead_s: float
     """Tokenizing, scheduling and HTTP per request, added to its TTFT; takes no engine time."""
 
-    def prefill_s(self, new_tokens: int, context_tokens: float, total_tokens: int = 0) -> float:
+    def prefill_s(self, new_tokens: float, context_tokens: float, total_tokens: float = 0) -> float:
         """Seconds of a prefill step over `new_tokens` uncached tokens whose mean attended context is given.
 
         `new_tokens` are those of one attention-DP rank, `total_tokens` those of all ranks where they are more.
         """
 
-    def decode_s(self, batch: int, context_tokens: float) -> float:
+    def decode_s(self, batch: float, context_tokens: float) -> float:
         """Seconds of a decode (verify) step for `batch` running requests of the busiest rank, mean context given."""

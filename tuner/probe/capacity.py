@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from tuner.probe.book import GAP_S, Book, Ending
 from tuner.probe.events import ClosedLoop, Command, EngineDied, Event, Hold, OpenLoop, Stop
+from tuner.probe.filling import Filling
 from tuner.probe.ladder import Ladder
 from tuner.probe.level import BacklogAlarm, LevelTally, LevelVerdict
 from tuner.probe.measurement import Level
@@ -20,9 +21,6 @@ from tuner.probe.outcome import Outcome, ProbeSettings, Search
 from tuner.probe.saturation import Saturation
 
 __all__ = ["CapacitySearch", "Outcome", "ProbeSettings", "Search"]
-
-OVERFILL = 1.15
-"""In flight over the engine's cap while saturating: the next request always waits."""
 
 SATURATION_SLACK = 1.05
 """The true capacity lies at most this far above the saturated throughput (0.91-1.02 of it on modelled engines)."""
@@ -47,9 +45,6 @@ NEARLY_FULL = 0.7
 
 MAX_GAPS = 5
 
-RAMP_START, RAMP_FACTOR, RAMP_GAIN, RAMP_MAX = 16, 2, 1.09, 4096
-"""Unknown cap: double the concurrency until that gains less than 9 % (3 % per +25 %)."""
-
 
 class CapacitySearch:
     """Finds the capacity of one running engine; `outcome` is set when it is over."""
@@ -60,7 +55,6 @@ class CapacitySearch:
         self.book = Book(settings.limits)
         self._step: Callable[[], list[Command]] = list
         self._deadline_s = 0.0
-        self._ramp_best = 0.0
         self._concurrency = 0
         self._full_service = 0
         self._residence_s = 0.0
@@ -78,8 +72,7 @@ class CapacitySearch:
     def start(self, now_s: float) -> list[Command]:
         self.book.begin(now_s)
         self._deadline_s = now_s + self.settings.max_duration_s
-        cap = self.settings.max_running
-        return self._saturate(math.ceil(cap * OVERFILL) if cap else RAMP_START, cap or RAMP_START)
+        return self._saturate()
 
     @property
     def ended_levels(self) -> tuple[Level, ...]:
@@ -113,43 +106,33 @@ class CapacitySearch:
 
     # --- saturate
 
-    def _saturate(self, concurrency: int, fill: int) -> list[Command]:
-        self._concurrency = concurrency
-        tally = self.book.open_level(concurrency=concurrency)
+    def _saturate(self) -> list[Command]:
+        tally = self.book.open_level(concurrency=0)
         tally.fills = True
-        self.book.saturation = Saturation(
-            concurrency, fill, self.settings.mean_output_tokens, self.book.now_s, self.settings.min_level_s
-        )
+        filling = Filling(self.settings.max_running)
+        self.book.saturation = Saturation(filling, self.settings.mean_output_tokens, self.settings.min_level_s)
         self._step = self._while_saturating
-        # Only those that are served at once get residual lengths: those that wait behind them live a whole life.
-        commands: list[Command] = [ClosedLoop(tally.level, fill, stagger=True)]
-        return commands if fill == concurrency else [*commands, ClosedLoop(tally.level, concurrency)]
+        return self._keep_full(filling)
+
+    def _keep_full(self, filling: Filling) -> list[Command]:
+        commands = filling.commands(self.book.level, self.book.flights.in_service)
+        self._concurrency = self.book.current.concurrency = filling.concurrency
+        return commands
 
     def _while_saturating(self) -> list[Command]:
         seen = self.book.saturation
         assert seen is not None
         now_s = self.book.now_s
         incumbent = self.settings.incumbent_req_per_s
-        bound = seen.upper_bound(now_s) if self.settings.max_running is not None else None
+        bound = seen.upper_bound(now_s)
         if bound is not None and incumbent is not None and bound < incumbent:
             return self._end(Ending("pruned", f"saturates near {seen.rate(now_s):.3g} req/s", bound=bound))
         if not seen.done(now_s):
-            return []
+            return self._keep_full(seen.filling)
         self.book.close_level("saturates")
         self.book.saturation = None
         self._full_service, self._residence_s = self.book.flights.in_service, seen.residence_s or 0.0
-        rate = seen.rate(now_s)
-        if self._ramp_goes_on(rate, seen.concurrency):
-            return self._saturate(seen.concurrency * RAMP_FACTOR, seen.concurrency * RAMP_FACTOR)
-        return self._saturated(max(rate, self._ramp_best))
-
-    def _ramp_goes_on(self, rate: float, concurrency: int) -> bool:
-        """Without a known cap: whether doubling has paid so far."""
-        if self.settings.max_running is not None:
-            return False
-        gains = rate > self._ramp_best * RAMP_GAIN
-        self._ramp_best = max(rate, self._ramp_best)
-        return gains and concurrency * RAMP_FACTOR <= RAMP_MAX
+        return self._saturated(seen.rate(now_s))
 
     def _saturated(self, rate: float) -> list[Command]:
         self._ladder = Ladder(

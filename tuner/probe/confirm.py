@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from tuner.probe.book import GAP_S, Book, Ending
 from tuner.probe.events import ClosedLoop, Command, EngineDied, Event, Hold, OpenLoop, Stop
+from tuner.probe.filling import Filling
 from tuner.probe.level import LevelTally, LimitTest
 from tuner.probe.measurement import Level
 from tuner.probe.outcome import Outcome
+from tuner.probe.saturation import Saturation
 from tuner.probe.statistics import (
     P95_MISS_SHARE,
     clopper_pearson_lower,
@@ -29,7 +31,6 @@ FEWEST = smallest_passing_sample(0)
 EARLY_DELTA = 1e-3
 """A run is ended early only when its misses exclude the limit at this error, at any time."""
 
-FILL_AT_MOST_S = 600.0
 WARM_COMPLETIONS = 8
 
 
@@ -58,12 +59,12 @@ class RateConfirmation:
     def start(self, now_s: float) -> list[Command]:
         self.book.begin(now_s)
         self._deadline_s = now_s + self.settings.max_duration_s
-        if self.settings.max_running is None:
-            return self._warm()
-        tally = self.book.open_level(concurrency=self.settings.max_running)
+        tally = self.book.open_level(concurrency=0)
         tally.fills = True
+        filling = Filling(self.settings.max_running)
+        self.book.saturation = Saturation(filling, mean_output_tokens=0.0, min_s=0.0)
         self._step = self._while_filling
-        return [ClosedLoop(tally.level, self.settings.max_running, stagger=True)]
+        return filling.commands(tally.level, 0)
 
     @property
     def ended_levels(self) -> tuple[Level, ...]:
@@ -98,11 +99,12 @@ class RateConfirmation:
     # --- fill, settle, warm, judge
 
     def _while_filling(self) -> list[Command]:
-        """Until every slot was taken once, or nobody waits, or it takes too long (a small KV pool never fills them)."""
-        flights = self.book.flights
-        served = flights.in_service + len(flights.records)
-        if served < (self.settings.max_running or 0) and self.book.now_s - self.book.start_s < FILL_AT_MOST_S:
-            return []
+        """Until the server takes in no more."""
+        seen = self.book.saturation
+        assert seen is not None
+        if not seen.filling.full:
+            return seen.filling.commands(self.book.level, self.book.flights.in_service)
+        self.book.saturation = None
         self.book.close_level("undecided")
         self._step = self._while_settling
         return [Hold(self.book.level), *self._while_settling()]

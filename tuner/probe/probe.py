@@ -17,7 +17,7 @@ from tuner.probe.client import StreamClient
 from tuner.probe.confirm import ConfirmSettings, RateConfirmation
 from tuner.probe.control import EngineControl, EngineUnreachable, effective_settings, total_max_running
 from tuner.probe.driver import Driver, DriveReport, Surroundings, drive
-from tuner.probe.events import ClosedLoop, Command, OpenLoop
+from tuner.probe.events import ClosedLoop, Command, OpenLoop, Stop
 from tuner.probe.measurement import Level, Measurement
 from tuner.probe.outcome import Outcome, ProbeSettings, Search
 from tuner.probe.plan import RequestStream
@@ -217,15 +217,21 @@ class _Teller:
     def __init__(self, search: Search, watch: Watch) -> None:
         self._search, self._watch = search, watch
         self._told = 0
+        self._level = -1
 
     def __call__(self, command: Command) -> None:
+        if not isinstance(command, Stop) and command.level == self._level:
+            return
         for level in self._search.ended_levels[self._told :]:
             self._watch.on_level(level)
             self._told += 1
+        if isinstance(command, Stop):
+            return
+        self._level = command.level
         if isinstance(command, OpenLoop):
             self._watch.on_progress(f"level {command.level}: {command.rate_req_per_s:.3g} req/s")
         elif isinstance(command, ClosedLoop):
-            self._watch.on_progress(f"level {command.level}: {command.concurrency} in flight")
+            self._watch.on_progress(f"level {command.level}: as many in flight as the engine takes")
 
 
 async def _conclude(

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from statistics import median
 
 from tuner.probe.events import RequestRecord
+from tuner.probe.filling import Filling
 
 MIN_ADMISSIONS = 8
 """Fewer requests say nothing about a rate."""
@@ -28,30 +29,27 @@ EARLY_SLACK = 1.15
 
 
 class Saturation:
-    """Watches one closed loop of `concurrency`, filled once `fill` first tokens have come.
+    """Watches one closed loop from the moment its server is full.
 
     The rate is the mean of what was taken in and what was completed. On a server whose batch is full the two agree; on
     one whose batch still grows the first is too high (a small batch is fast) and the second too low.
     """
 
-    def __init__(self, concurrency: int, fill: int, mean_output_tokens: float, start_s: float, min_s: float) -> None:
-        self.concurrency = concurrency
-        self.start_s = start_s
+    def __init__(self, filling: Filling, mean_output_tokens: float, min_s: float) -> None:
+        self.filling = filling
         self.filled_s: float | None = None
-        self._fill = fill
         self._mean_output_tokens = mean_output_tokens
         self._min_s = min_s
-        self._first_tokens = 0
         self._admitted_s: list[float] = []
         self._completed_s: list[float] = []
         self._early: list[RequestRecord] = []
         self._steady: list[RequestRecord] = []
 
-    def first_token(self, at_s: float) -> None:
-        self._first_tokens += 1
+    def first_token(self, at_s: float, in_service: int) -> None:
+        self.filling.first_token(in_service)
         if self.filled_s is not None:
             self._admitted_s.append(at_s)
-        elif self._first_tokens >= self._fill:
+        elif self.filling.full:
             self.filled_s = at_s
 
     def finished(self, record: RequestRecord) -> None:
@@ -74,7 +72,7 @@ class Saturation:
 
         Time per token x mean length, not the mean of what has ended: short answers end first.
         """
-        if len(self._steady) < min(ENOUGH_STEADY, self.concurrency):
+        if len(self._steady) < min(ENOUGH_STEADY, self.filling.concurrency):
             return None
         return self._residence_s([r.tpot_s for r in self._steady if r.tpot_s is not None], self._steady)
 

@@ -225,8 +225,8 @@ class DistortedSteps:
         self.tokens_per_verify = max(1.0, steps.tokens_per_verify + shift)
         self.request_overhead_s = steps.request_overhead_s
 
-    def prefill_s(self, new_tokens: int, context_tokens: float, total_tokens: int = 0) -> float:
+    def prefill_s(self, new_tokens: float, context_tokens: float, total_tokens: float = 0) -> float:
         return self._steps.prefill_s(new_tokens, context_tokens, total_tokens) * self._prefill
 
-    def decode_s(self, batch: int, context_tokens: float) -> float:
+    def decode_s(self, batch: float, context_tokens: float) -> float:
         return self._steps.decode_s(batch, context_tokens) * self._decode

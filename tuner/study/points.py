@@ -19,7 +19,6 @@ from tuner.model.catalogue import GIB, Accelerator, accelerator, architecture
 from tuner.model.settings import EngineSettings
 from tuner.space.config import Layout, ServingConfig
 from tuner.space.deployment import Deployment, Rejection
-from tuner.space.expression import ExpressionError
 from tuner.space.seeds import Seed
 from tuner.space.space import Space
 from tuner.study.problem import Candidate, TokenWeights
@@ -141,14 +140,11 @@ def evaluate(space: Space, progress: Progress | None = None) -> Points:
 def evaluate_point(machine: Machine, config: ServingConfig) -> Point | Rejection:
     """One point: rejected by the file, by the engine's start-up, by the memory; or valid with its prediction."""
     space = machine.space
-    try:
-        rejection = space.rejection(config)
-        deployment = space.deployment(config)
-    except ExpressionError as exc:
-        raise SpaceError([_anonymous(space, f"an expression fails for {config.describe()}: {exc}")]) from exc
-    acc, facts = machine.of(config.pool)
+    rejection = space.rejection(config)
     if rejection:
         return rejection
+    acc, facts = machine.of(config.pool)
+    deployment = space.deployment(config)
     settings = start_up_check(deployment, facts)
     if isinstance(settings, Rejection):
         return settings
@@ -179,11 +175,12 @@ def complete_seeds(points: Points, seeds: Iterable[Seed]) -> list[tuple[str, Ser
     problems = []
     for seed in seeds:
         config = _outside(points.space, seed) if seed.only else _best_match(points, seed)
-        found = config and evaluate_point(machine, config)
-        if config is None or isinstance(found, Rejection):
-            problems.append(_anonymous(points.space, f"seeds.{seed.name}: {_why_not(machine, seed, found)}"))
+        found = None if config is None else evaluate_point(machine, config)
+        if isinstance(found, Point):
+            done.append((seed.name, found.config))
         else:
-            done.append((seed.name, config))
+            reason = _why_not(machine, seed, found)
+            problems.append(points.space.document.problem(("seeds", seed.name), reason))
     if problems:
         raise SpaceError(problems)
     return done
@@ -207,7 +204,7 @@ def _allowed(space: Space, seed: Seed, pool: str) -> bool:
     return all(b.pools is None or pool in b.pools for b in space.bundles(probe))
 
 
-def _why_not(machine: Machine, seed: Seed, found: Rejection | Point | None) -> str:
+def _why_not(machine: Machine, seed: Seed, found: Rejection | None) -> str:
     if isinstance(found, Rejection):
         return f"rejected by {found.rule}: {found.reason}"
     reasons: dict[str, str] = {}
@@ -222,8 +219,4 @@ def _why_not(machine: Machine, seed: Seed, found: Rejection | Point | None) -> s
 
 def _nothing_valid(space: Space, rejected: Mapping[str, RuleCount]) -> Problem:
     counts = "; ".join(f"{rule} rejects {r.count}: {r.reason}" for rule, r in rejected.items())
-    return _anonymous(space, f"no valid point: {counts}")
-
-
-def _anonymous(space: Space, message: str) -> Problem:
-    return Problem(space.file, 0, 0, message)
+    return space.document.problem(("space",), f"no valid point: {counts}")
