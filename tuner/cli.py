@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -38,28 +40,37 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 def main() -> None:
     """Entry point: one clear line for every expected error, and its exit code."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # without standalone mode a command's exit code is returned, not raised
+        _show(lambda: None)
     except TunerError as exc:
-        _fail(exc)
-    except typer.Exit as exc:
+        _say(str(exc))
         sys.exit(exc.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output has gone (`| head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_OK)
     except Exception as exc:
         if not hasattr(exc, "format_message"):
             raise
-        print(f"tuner: {exc.format_message()}", file=sys.stderr)
+        _say(exc.format_message())
         sys.exit(UsageError.exit_code)
+    sys.exit(code if isinstance(code, int) else EXIT_OK)
 
 
-def _fail(exc: TunerError) -> NoReturn:
-    for line in str(exc).splitlines():
-        print(f"tuner: {line}", file=sys.stderr)
-    sys.exit(exc.exit_code)
+def _say(text: str) -> None:
+    """Tell something on stderr; nobody reading it any more changes nothing."""
+    with suppress(BrokenPipeError):
+        for line in text.splitlines():
+            if line:
+                print(f"tuner: {line}", file=sys.stderr)
+
+
+def _show(write: Callable[[], None]) -> None:
+    """Print results on stdout. A reader that has gone (`| head`) is no fault, and the exit code stays."""
+    try:
+        write()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version(show: bool) -> None:  # noqa: FBT001 - typer's callback form
@@ -97,7 +108,7 @@ def validate(file: Annotated[str, typer.Argument(help="Space file.")], as_json: 
     if as_json:
         _print_json({"valid": True, "space": space.name, "points": points.total, "valid_points": len(points.valid)})
     else:
-        print(f"{file}: valid; {len(points.valid):,} of {points.total:,} points can be tried")
+        _show(lambda: print(f"{file}: valid; {len(points.valid):,} of {points.total:,} points can be tried"))
 
 
 @app.command()
@@ -122,7 +133,7 @@ def plan(
     if as_json:
         _print_json(plan_json(points, expected, arithmetic=memory))
     else:
-        print_plan(points, expected, sys.stdout, arithmetic=memory)
+        _show(lambda: print_plan(points, expected, sys.stdout, arithmetic=memory, seeds=problem.seeds))
 
 
 @app.command()
@@ -135,8 +146,9 @@ def search(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of a new study.")] = 0,
     sampler: Annotated[str, typer.Option("--sampler", help="tpe or random.")] = "tpe",
     world: Annotated[
-        int, typer.Option("--world", min=0, help="Simulated: hidden distortion of the hardware; 0 is none.")
-    ] = 1,
+        int | None,
+        typer.Option("--world", min=0, help="Simulated: hidden distortion of the hardware; 0 is none, default 1."),
+    ] = None,
     engine_command: Annotated[
         str | None, typer.Option("--engine-command", help="Local: start this instead of sglang's own program.")
     ] = None,
@@ -157,7 +169,7 @@ def search(
     request = Request(
         space=open_space(space),
         runtime=runtime,
-        study=new_study or study,
+        study=study,
         storage=storage,
         trials=trials,
         seed=seed,
@@ -165,7 +177,7 @@ def search(
         world=world,
         engine_command=engine_command,
         external_command=external_command,
-        new=new_study is not None,
+        new_study=new_study,
         seed_from=seed_from,
         log_format=log_format,
     )
@@ -175,8 +187,8 @@ def search(
     else:
         from tuner.report.table import print_summary
 
-        print_summary(summary, sys.stdout)
-    print(f"tuner: {outcome.message}", file=sys.stderr)
+        _show(lambda: print_summary(summary, sys.stdout))
+    _say(outcome.message)
     raise typer.Exit(outcome.exit_code)
 
 
@@ -197,7 +209,7 @@ def status(
     if as_json:
         _print_json(summary.as_json())
     else:
-        print_summary(summary, sys.stdout)
+        _show(lambda: print_summary(summary, sys.stdout))
 
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write; default: stdout.")]
@@ -211,13 +223,13 @@ def _export(kind: str, space: str, study: str | None, storage: str | None, outpu
 
     text = export_text(kind, space, study, storage, **how)
     if output is None:
-        sys.stdout.write(text)
+        _show(lambda: print(text, end=""))
         return
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as exc:
         raise UsageError(f"{output}: cannot be written: {exc.strerror}") from exc
-    print(f"wrote {output}", file=sys.stderr)
+    _say(f"wrote {output}")
 
 
 @export_app.command()
@@ -282,4 +294,5 @@ def _counting(what: str) -> Any:
 def _print_json(doc: Any) -> None:
     import json
 
-    print(json.dumps(doc, indent=2, sort_keys=True, allow_nan=False))
+    text = json.dumps(doc, indent=2, sort_keys=True, allow_nan=False)
+    _show(lambda: print(text))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, get_args
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 RUNTIMES = ("kubernetes", "local", "simulated", "external")
 LOG_FORMATS = ("text", "json")
 SEEDED_FROM_OTHER = 5
+WORLD = 1
+"""The simulated hardware differs from the engine model unless `--world 0` says otherwise."""
 EXTERNAL_TIMEOUT_S = 6 * 3600.0
 """Longer than the deadlines of a trial together (ready, load, stop) with a queue of a few hours before it."""
 
@@ -40,16 +42,16 @@ class Request:
     trials: int | None
     seed: int
     sampler: str
-    world: int
+    world: int | None
     engine_command: str | None
     external_command: str | None
-    new: bool
+    new_study: str | None
     seed_from: str | None
     log_format: str = "text"
 
     @property
     def name(self) -> str:
-        return self.study or self.space.name
+        return self.new_study or self.study or self.space.name
 
     @property
     def storage_url(self) -> str:
@@ -90,7 +92,17 @@ def run_search(
         on_event=JsonLog(progress, study=problem.name) if request.log_format == "json" else lines,
         poll_s=1.0,
     )
-    return outcome, read_summary(request.storage_url, problem.name)
+    return _in_terms_of(request, problem, outcome), read_summary(request.storage_url, problem.name)
+
+
+def _in_terms_of(request: Request, problem: Problem, outcome: SearchOutcome) -> SearchOutcome:
+    """The outcome, its message in terms of what the user asked."""
+    message = outcome.message
+    if outcome.exit_reason == "no_confirmed_winner" and problem.confirm.top == 0:
+        message = "nothing is confirmed: the space file says `confirm: {top: 0}`"
+    if outcome.exit_reason == "interrupted" and request.new_study and not request.seed_from:
+        message = f"interrupted; go on with --study {request.name} instead of --new-study"
+    return replace(outcome, message=message)
 
 
 def _check(request: Request) -> None:
@@ -104,12 +116,7 @@ def _check(request: Request) -> None:
         )
     if request.log_format not in LOG_FORMATS:
         raise UsageError(f"--log-format {request.log_format}: is one of {', '.join(LOG_FORMATS)}")
-    if (request.runtime == "external") != bool(request.external_command):
-        raise UsageError("--external-command COMMAND goes with --runtime external, and that runtime needs it")
-    if request.engine_command and request.runtime != "local":
-        raise UsageError("--engine-command goes with --runtime local")
-    if request.seed_from and not request.new:
-        raise UsageError("--seed-from OLD goes with --new-study NAME")
+    _check_companions(request)
     if request.runtime == "kubernetes":
         raise RuntimeUnusable(
             "the kubernetes runtime is not part of this version yet; try the search with --runtime simulated, run it "
@@ -117,20 +124,34 @@ def _check(request: Request) -> None:
         )
 
 
-def _problem(request: Request, points: Points) -> Problem:
-    from dataclasses import replace
+def _check_companions(request: Request) -> None:
+    """Options that mean something only beside another one, or never beside it."""
+    if (request.runtime == "external") != bool(request.external_command):
+        raise UsageError("--external-command COMMAND goes with --runtime external, and that runtime needs it")
+    if request.engine_command and request.runtime != "local":
+        raise UsageError("--engine-command goes with --runtime local")
+    if request.world is not None and request.runtime != "simulated":
+        raise UsageError("--world goes with --runtime simulated")
+    if request.seed_from and not request.new_study:
+        raise UsageError("--seed-from OLD goes with --new-study NAME")
+    if request.study and request.new_study:
+        raise UsageError("give --study to go on with a study or --new-study to start one, not both")
+    if "/" in request.name:
+        raise UsageError(f"{request.name}: a study's name cannot hold a slash; say where it is kept with --storage")
 
+
+def _problem(request: Request, points: Points) -> Problem:
     from tuner.study.assemble import Where, problem_of
     from tuner.trial.spec import Deadlines
 
     simulated = request.runtime == "simulated"
     where = Where(
         simulated=simulated,
-        world=request.world if simulated else None,
+        world=_world(request) if simulated else None,
         program=tuple(shlex.split(request.engine_command)) if request.engine_command else (),
     )
     problem = problem_of(points, name=request.name, where=where, trials=request.trials, deadlines=Deadlines())
-    if request.new:
+    if request.new_study:
         _refuse_existing(request)
     if request.seed_from:
         old = _best_of_other(request, points)
@@ -138,16 +159,29 @@ def _problem(request: Request, points: Points) -> Problem:
     return problem
 
 
+def _world(request: Request) -> int:
+    return WORLD if request.world is None else request.world
+
+
 def _refuse_existing(request: Request) -> None:
+    """A new study's name must be free, unless this very command began it: the same command resumes.
+
+    Raises:
+        UsageError: another study has the name.
+    """
     from tuner.study.storage import open_storage
-    from tuner.study.summary import study_names
+    from tuner.study.summary import study_names, summarize
 
     storage = open_storage(request.storage_url)
     try:
-        if request.name in study_names(storage):
-            raise UsageError(f"study {request.name} exists already; resume it with --study {request.name}")
+        if request.name not in study_names(storage):
+            return
+        begun = summarize(storage, request.name)
     finally:
         storage.close()
+    ours = request.seed_from and any(name.startswith(f"{request.seed_from}-") for name in begun.seeds)
+    if begun.trials_in_order and not ours:
+        raise UsageError(f"study {request.name} exists already; go on with it by --study {request.name}")
 
 
 def _best_of_other(request: Request, points: Points) -> list:  # type: ignore[type-arg]
@@ -169,7 +203,7 @@ def _runtime(request: Request) -> Runtime:
     if request.runtime == "simulated":
         from tuner.runtime.simulated import SimulatedRuntime
 
-        return SimulatedRuntime(nodes, world=request.world)
+        return SimulatedRuntime(nodes, world=_world(request))
     if request.runtime == "external":
         from tuner.runtime.external import ExternalRuntime
 

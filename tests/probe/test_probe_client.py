@@ -43,7 +43,7 @@ class ScriptedServer:
         self.pause_s = 0.0
         self.requests: list[bytes] = []
 
-    async def __aenter__(self) -> ScriptedServer:
+    async def __aenter__(self):
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
         return self

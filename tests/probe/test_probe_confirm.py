@@ -4,7 +4,7 @@ import pytest
 from support.queue_engine import QueueEngine, VirtualRun
 
 from tuner.probe.confirm import ConfirmSettings, RateConfirmation
-from tuner.probe.events import EngineDied, OpenLoop, Stop, Tick
+from tuner.probe.events import ClosedLoop, EngineDied, Stop, Tick
 from tuner.probe.outcome import Outcome
 from tuner.probe.plan import RequestStream
 from tuner.space.workload import Length, Limits, Workload
@@ -86,7 +86,7 @@ def test_failing_requests_end_it():
 
 def test_an_interrupt_confirms_nothing():
     search = RateConfirmation(ConfirmSettings(Limits(), 1.0, 60.0))
-    assert search.start(0.0) == [OpenLoop(0, 1.0)]
+    assert search.start(0.0) == [ClosedLoop(0, 16, stagger=True)]
     search.interrupt("stopped")
     search.interrupt("again")
     assert (search.outcome.state, search.outcome.reason) == ("failed", "stopped")

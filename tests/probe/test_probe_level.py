@@ -32,8 +32,8 @@ def ended(
     tally: LevelTally, flight: Flight, after_s: float, *, tokens: int = 11, error: str | None = None
 ) -> RequestRecord:
     record = RequestRecord(
-        flight.index, tally.level, flight.scheduled_s, flight.sent_s, flight.first_token_s, flight.scheduled_s + after_s,
-        100, tokens, 60, tokens, error=error,
+        flight.index, tally.level, flight.scheduled_s, flight.sent_s, flight.first_token_s,
+        flight.scheduled_s + after_s, 100, tokens, 60, tokens, error=error,
     )  # fmt: skip
     flight.done_s, flight.error = record.done_s, error
     tally.finished(flight, record)

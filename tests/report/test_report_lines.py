@@ -63,6 +63,7 @@ def ended(**changes):
         ),
         (ConfirmEnded(CONFIG, 1, holds=True), "candidate 1 holds the limits"),
         (ConfirmEnded(CONFIG, 1, holds=False), "candidate 1 does not hold: next"),
+        (ConfirmEnded(CONFIG, 2, holds=False, undecided=True), "candidate 2 could not be measured again: next"),
     ],
 )
 def test_every_event_is_one_line(event, line):

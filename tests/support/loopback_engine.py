@@ -1,4 +1,4 @@
-"""A tiny engine behind sglang's HTTP paths, inside the test's own event loop: slots, steps, a prefix cache, ways to fail.
+"""A tiny engine behind sglang's HTTP paths, inside the test's own event loop: slots, steps, a cache, ways to fail.
 
 One token is one blank-separated word. The chat template adds `overhead` tokens.
 """
@@ -28,14 +28,16 @@ class LoopbackEngine:
     reported_slots: int | None = 8
     tokenizes: bool = True
     flushes: bool = True
+    caches: bool = True
     miscounts: int = 0
     fault: Callable[[int], str] = lambda number: ""
     requests: int = 0
     dead: bool = False
+    answers: dict[str, Any] = field(default_factory=dict)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
 
-    async def __aenter__(self) -> LoopbackEngine:
+    async def __aenter__(self):
         self._gate = asyncio.Semaphore(self.slots)
         self._connections: set[asyncio.StreamWriter] = set()
         self._server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
@@ -93,7 +95,7 @@ class LoopbackEngine:
         if path == "/metrics":
             self._plain(writer, 200, b'sglang:num_retracted_reqs{tp_rank="0"} 2.0\nsglang:fwd_occupancy NaN\n')
             return
-        answer = answers.get(path)
+        answer = {**answers, **self.answers}.get(path)
         self._plain(writer, 404 if answer is None else 200, json.dumps(answer).encode())
 
     def _tokenize(self, document: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +151,8 @@ class LoopbackEngine:
         """Longest head seen before, in pages of ten words."""
         heads = [" ".join(words[:end]) for end in range(10, len(words), 10)]
         known = [n for n, head in enumerate(heads, 1) if head in self.seen]
-        self.seen.update(heads)
+        if self.caches:
+            self.seen.update(heads)
         return max(known, default=0) * 10
 
     def _event(self, writer: asyncio.StreamWriter, document: dict[str, Any]) -> None:

@@ -241,7 +241,6 @@ class StreamClient:
         exchange = _Exchange(on_first_token)
         sent_s = connection.start(exchange, payload)
         on_sent(sent_s)
-        loop = asyncio.get_running_loop()
         watch = _Watch()
         self._look(connection, exchange, sent_s, watch)
         try:
@@ -267,7 +266,9 @@ class StreamClient:
             watch.timer = loop.call_later(left_s, lambda: self._look(connection, exchange, sent_s, watch))
             return
         connection.abort()
-        exchange.broken("timeout", f"silent for {now_s - since_s:.1f} s, {now_s - sent_s:.1f} s after it was sent", now_s)
+        exchange.broken(
+            "timeout", f"silent for {now_s - since_s:.1f} s, {now_s - sent_s:.1f} s after it was sent", now_s
+        )
 
     def _refused(self, order: Order, on_sent: Callable[[float], None], error: Exception) -> RequestRecord:
         now_s = self._clock()

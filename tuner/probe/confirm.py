@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tuner.probe.book import GAP_S, Book, Ending
-from tuner.probe.events import ClosedLoop, Command, EngineDied, Event, Hold, OpenLoop, Stop
+from tuner.probe.events import Command, EngineDied, Event, Hold, OpenLoop, Stop
 from tuner.probe.filling import Filling
 from tuner.probe.level import LevelTally, LimitTest
 from tuner.probe.measurement import Level
@@ -168,9 +168,12 @@ class RateConfirmation:
     def _figures(self, verb: str) -> str:
         assert self._judged is not None
         worst = max(self._judged.tests, key=_miss_share)
-        low, high = clopper_pearson_lower(worst.misses, worst.decided), clopper_pearson_upper(worst.misses, worst.decided)
+        low, high = (
+            clopper_pearson_lower(worst.misses, worst.decided),
+            clopper_pearson_upper(worst.misses, worst.decided),
+        )
         return (
-            f"{self.settings.rate_req_per_s:.3g} req/s {verb}: {worst.misses} of {worst.decided} requests beyond a limit"
+            f"{self.settings.rate_req_per_s:.3g} req/s {verb}: {worst.misses} of {worst.decided} requests over a limit"
             f" ({low:.1%} to {high:.1%}; {P95_MISS_SHARE:.0%} permitted)"
         )
 

@@ -42,7 +42,7 @@ def _foreign_errors(what: str) -> Iterator[None]:
         yield
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise EngineUnreachable(f"{what}: {type(error).__name__} {error}".rstrip()) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise EngineUnreachable(f"{what}: not the expected answer ({error})") from error
 
 
@@ -52,7 +52,7 @@ class EngineControl:
     def __init__(self, base_url: str, timeout_s: float = TIMEOUT_S) -> None:
         self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout_s, trust_env=False)
 
-    async def __aenter__(self) -> EngineControl:
+    async def __aenter__(self) -> EngineControl:  # noqa: PYI034 - Self came with Python 3.11
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -107,7 +107,7 @@ def parse_metrics(text: str) -> dict[str, float]:
     """Prometheus text -> sum over all ranks of every `sglang:` series. Not-a-number samples are left out."""
     totals: dict[str, float] = {}
     for line in text.splitlines():
-        if (match := _METRIC.match(line)) and (value := float(match[2])) == value:  # noqa: PLR0124 - NaN alone differs from itself
+        if (match := _METRIC.match(line)) and (value := float(match[2])) == value:
             totals[match[1]] = totals.get(match[1], 0.0) + value
     return totals
 
@@ -120,7 +120,9 @@ def effective_settings(info: Mapping[str, Any]) -> dict[str, Any]:
 def total_max_running(info: Mapping[str, Any]) -> int | None:
     """Requests the engine runs at once, over all its schedulers; None: it does not say."""
     states = [s for s in info.get("internal_states") or () if isinstance(s, dict)]
-    caps = [s["effective_max_running_requests_per_dp"] for s in states if s.get("effective_max_running_requests_per_dp")]
+    caps = [
+        s["effective_max_running_requests_per_dp"] for s in states if s.get("effective_max_running_requests_per_dp")
+    ]
     if caps:
         # One state per scheduler; an engine that shows only one speaks for all.
         return int(sum(caps)) if len(caps) >= schedulers(info) else int(caps[0]) * schedulers(info)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -135,26 +135,51 @@ class Driver:
         self._wave = 0
         self._in_flight = 0
         self._over = asyncio.Event()
+        self._mistake: BaseException | None = None
         self.interrupted = False
         self.counts = Counts()
 
     async def run(self) -> None:
-        """Until the search has its outcome, the engine is dead or a stop is asked for; all requests are aborted then."""
+        """Until the search has its outcome, the engine is dead or a stop is asked for; then all requests are aborted.
+
+        A mistake of our own anywhere below ends the run too, and is raised here: it must not pass for the engine's.
+        """
         self._obey(self.search.start(time.perf_counter()))
-        ticking = asyncio.create_task(self._tick())
+        ticking = self._spawn(self._tick())
         try:
             await self._over.wait()
         finally:
-            tasks: list[asyncio.Task[Any]] = [t for t in (ticking, self._sender, self._inquiry, *self._tasks) if t is not None]
+            tasks: list[asyncio.Task[Any]] = [t for t in (ticking, self._inquiry, *self._tasks) if t is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        if self._mistake is not None:
+            raise self._mistake
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (mistake := task.exception()) is not None:
+            self._give_up(mistake)
+
+    def _give_up(self, mistake: BaseException) -> None:
+        self._mistake = self._mistake or mistake
+        self._over.set()
 
     # --- events in
 
     def _feed(self, event: Event) -> None:
-        if not self._over.is_set():
+        if self._over.is_set():
+            return
+        try:
             self._obey(self.search.handle(event))
+        except Exception as mistake:  # noqa: BLE001 - called from protocol callbacks, where nobody would see it
+            self._give_up(mistake)
 
     async def _tick(self) -> None:
         while True:
@@ -187,7 +212,7 @@ class Driver:
                 self._wave = command.concurrency - self._in_flight if command.stagger else 0
                 self._top_up()
             elif isinstance(command, OpenLoop):
-                self._sender = asyncio.create_task(self._send_on_schedule(command))
+                self._sender = self._spawn(self._send_on_schedule(command))
             elif isinstance(command, Stop):
                 self._over.set()
 
@@ -196,11 +221,9 @@ class Driver:
             self._launch(self._closed.level, time.perf_counter())
 
     async def _send_on_schedule(self, command: OpenLoop) -> None:
-        times = due_times(
-            self._arrivals, self._stream.seed, command.level, command.rate_req_per_s, time.perf_counter()
-        )
+        times = due_times(self._arrivals, self._stream.seed, command.level, command.rate_req_per_s, time.perf_counter())
         for due_s in times:
-            while (left_s := due_s - time.perf_counter()) > 0:
+            while (left_s := due_s - time.perf_counter()) > 0:  # noqa: ASYNC110 - timers may fire a little early
                 await asyncio.sleep(left_s)
             self._launch(command.level, due_s, timed=True)
             # A late loop catches up without starving the answers that are coming in.
@@ -214,9 +237,7 @@ class Driver:
         expected = planned.output_tokens if self._check_length else None
         order = Order(planned.index, level, scheduled_s, self._body(planned), expected)
         self._in_flight += 1
-        task = asyncio.create_task(self._request(order, planned, timed=timed))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._spawn(self._request(order, planned, timed=timed))
 
     def _plan(self) -> PlannedRequest:
         index = self.next_index

@@ -33,7 +33,9 @@ class Ladder:
 
     @property
     def cannot_win(self) -> bool:
-        return self.incumbent is not None and self.high is not None and self.high <= self.incumbent * MARGIN_OVER_INCUMBENT
+        return (
+            self.incumbent is not None and self.high is not None and self.high <= self.incumbent * MARGIN_OVER_INCUMBENT
+        )
 
     def held(self, rate: float, *, slack: bool) -> float | None:
         """The rate after one that held; None: the search is over. `slack`: the server was far from full at it."""

@@ -85,7 +85,7 @@ class LimitTest:
 
 
 class LevelTally:
-    """The requests due in one level from `count_from_s` on, judged by all limits. Later tokens still fill in figures."""
+    """The requests due in one level from `count_from_s` on, judged by all limits. Late tokens still fill in figures."""
 
     def __init__(  # one keyword each for what defines a level
         self,

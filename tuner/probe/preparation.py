@@ -24,7 +24,10 @@ WARM_UP_TOKENS = 64
 
 WARM_UP_PER_SHAPE = 2
 PRIMERS = 4
-"""Groups primed at once; one group is never primed twice at once, so none races itself."""
+"""Groups primed at once on a single scheduler. With several, one group at a time: a request for each of them."""
+
+OWN_TOKENS = 32
+"""What a priming request adds to the prefix."""
 
 CHECKED = 8
 SHARE_TOLERANCE = 0.02
@@ -131,14 +134,14 @@ class _Preparation:
         self._bench.warnings.append("the prefix cache could not be flushed before the measurement")
 
     async def prime(self, times: int) -> None:
-        """Send every shared prefix once per scheduler (they are taken in turn, and each has a cache of its own)."""
-        gate = asyncio.Semaphore(PRIMERS)
+        """Send every shared prefix once to each scheduler: they are taken in turn, and each has a cache of its own."""
+        gate = asyncio.Semaphore(PRIMERS if times == 1 else 1)
         longest = self._stream.longest_prefix_tokens
 
         async def one(group: int) -> None:
             async with gate:
-                for _ in range(times):
-                    await self._send(self._plan(longest + 32, 1, longest, group=group))
+                plans = [self._plan(longest + OWN_TOKENS, 1, longest, group=group) for _ in range(times)]
+                await asyncio.gather(*(self._send(p) for p in plans))
 
         await asyncio.gather(*(one(group) for group in range(max(1, self._workload.prefix_groups))))
 
@@ -152,7 +155,9 @@ class _Preparation:
             )
         share, offered = achieved_cached_share(records), self._workload.cached_fraction
         if abs(share - offered) > SHARE_TOLERANCE:
-            self._bench.warnings.append(f"cached share of the first {CHECKED} requests is {share:.2f}, offered {offered:.2f}")
+            self._bench.warnings.append(
+                f"cached share of the first {CHECKED} requests is {share:.2f}, offered {offered:.2f}"
+            )
 
     def _plan(self, input_tokens: int, output_tokens: int, prefix_tokens: int, group: int = 0) -> PlannedRequest:
         """A request outside the measured sequence: negative indexes are never planned there."""
@@ -165,6 +170,7 @@ class _Preparation:
         record = await bench.client.send(Order(planned.index, -1, time.perf_counter(), body))
         if record.error is not None:
             said = bench.client.messages.get(record.error, "")
-            raise NotReady("first_requests", f"a request before the load failed with {record.error}: {said}".rstrip(": "))
+            raise NotReady(
+                "first_requests", f"a request before the load failed with {record.error}: {said}".rstrip(": ")
+            )
         return record
-

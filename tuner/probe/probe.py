@@ -113,9 +113,7 @@ async def probe(
             clients.append(StreamClient(base_url, path, first_token_s=first_token_s, request_s=first_token_s + probe_s))
             return clients[-1]
 
-        preparing = prepare(
-            control, client_for, workload, stream, nonce=str(seed), progress=watch.on_progress
-        )
+        preparing = prepare(control, client_for, workload, stream, nonce=str(seed), progress=watch.on_progress)
         try:
             bench = await _while_alive(preparing, watch, probe_s)
             left_s = max(LEAST_LOAD_S, probe_s - (time.perf_counter() - began_s))

@@ -99,7 +99,9 @@ class BodyFactory:
     `nonce` makes the unshared parts of this run differ from those of any other on the same server.
     """
 
-    def __init__(self, workload: Workload, stream: RequestStream, lexicon: Lexicon, model: str, nonce: str = "") -> None:
+    def __init__(
+        self, workload: Workload, stream: RequestStream, lexicon: Lexicon, model: str, nonce: str = ""
+    ) -> None:
         self._workload = workload
         self._stream = stream
         self._lexicon = lexicon

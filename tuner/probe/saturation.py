@@ -1,6 +1,7 @@
 """The throughput limit of a server kept full: requests per second over one whole residence time.
 
-Over exactly one residence time every slot turns over once, so waves of requests that started together cancel. Knows nothing of limits.
+Over exactly one residence time every slot turns over once, so waves of requests that
+started together cancel. Knows nothing of limits.
 """
 
 from __future__ import annotations

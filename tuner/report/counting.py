@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TextIO
 
 SHOW_AFTER_S = 2.0
@@ -30,4 +31,5 @@ class Counting:
         self._shown_s = now
         terminal = self._stream.isatty()
         start, end = ("\r", "\n" if last else "") if terminal else ("", "\n")
-        print(f"{start}{self._what}: {done:,} of {total:,}", end=end, file=self._stream, flush=True)
+        with suppress(BrokenPipeError):  # nobody reads it any more
+            print(f"{start}{self._what}: {done:,} of {total:,}", end=end, file=self._stream, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from contextlib import suppress
 from typing import Any, TextIO
 
 import structlog
@@ -23,7 +24,8 @@ class JsonLog:
     def __call__(self, event: Event) -> None:
         name = re.sub(r"(?<!^)(?=[A-Z])", ".", type(event).__name__).lower()
         fields = {f.name: _plain(getattr(event, f.name)) for f in dataclasses.fields(event)}
-        self._log.msg(name, **fields)
+        with suppress(BrokenPipeError):  # a search outlives whoever read its progress
+            self._log.msg(name, **fields)
 
 
 def _plain(value: Any) -> Any:

@@ -5,15 +5,16 @@ Every figure here is a prediction and says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TextIO
 
-from rich.console import Console
 from rich.table import Table
 
 from tuner.model.catalogue import accelerator
 from tuner.model.memory import plan_memory
-from tuner.report.words import duration, money
-from tuner.space.config import Choice
+from tuner.report.console import new_table, print_table
+from tuner.report.words import STOPPED, differing, duration, label, money, several, shared
+from tuner.space.config import Choice, ServingConfig
 from tuner.study.forecast import Forecast
 from tuner.study.points import Point, Points, architecture_of
 
@@ -91,6 +92,8 @@ def plan_json(points: Points, forecast: Forecast, *, arithmetic: bool) -> dict[s
             "hours": round(forecast.wall_s / 3600, 2),
             "gpu_hours": round(forecast.gpu_hours, 1),
             "usd": round(forecast.usd, 2),
+            "nodes": forecast.nodes,
+            "ends_by": forecast.ends_by,
         },
     }
     if arithmetic:
@@ -98,22 +101,28 @@ def plan_json(points: Points, forecast: Forecast, *, arithmetic: bool) -> dict[s
     return doc
 
 
-def print_plan(points: Points, forecast: Forecast, out: TextIO, *, arithmetic: bool) -> None:
+def print_plan(
+    points: Points,
+    forecast: Forecast,
+    out: TextIO,
+    *,
+    arithmetic: bool,
+    seeds: Sequence[tuple[str, ServingConfig]] = (),
+) -> None:
     """The plan for people."""
-    console = Console(file=out, highlight=False, soft_wrap=not out.isatty())
-    print(f"{points.space.name}: {points.total:,} points, {len(points.valid):,} valid", file=out)
-    console.print(_rejected(points))
-    console.print(_memory(points))
-    console.print(_best(points))
+    print(f"{points.space.name}: {points.total:,} points, {len(points.valid):,} can be tried\n", file=out)
+    if points.rejected:
+        print_table(_rejected(points), out)
+        print(file=out)
+    print_table(_memory(points), out)
+    print(file=out)
+    _print_best(points, out)
     issues = {w.rule: w.reason for p in best_by_kind(points) for w in points.space.warnings(p.config)}
     for rule, reason in sorted(issues.items()):
-        print(f"known issue {rule}: {reason}", file=out)
-    print(
-        f"forecast: {forecast.trials} trials of about {duration(forecast.trial_s)} and up to {forecast.confirmations} "
-        f"confirmation runs: about {duration(forecast.wall_s)}, {forecast.gpu_hours:.0f} GPU-hours, "
-        f"{money(forecast.usd)} (predicted)",
-        file=out,
-    )
+        print(f"known issue of some of them, {rule}: {reason}", file=out)
+    if seeds:
+        print(f"\ntried first: {', '.join(name for name, _ in seeds)}; then what the model holds for best", file=out)
+    print(forecast_line(forecast), file=out)
     if arithmetic:
         for name, lines in memory_arithmetic(points):
             print(f"\nmemory of one GPU, {name}", file=out)
@@ -121,41 +130,46 @@ def print_plan(points: Points, forecast: Forecast, out: TextIO, *, arithmetic: b
                 print(f"  {line}", file=out)
 
 
+def forecast_line(forecast: Forecast) -> str:
+    """What the search will take, and what ends it."""
+    return (
+        f"forecast (predicted): {forecast.trials} trials of about {duration(forecast.trial_s)} and up to "
+        f"{forecast.confirmations} confirmation runs: about {duration(forecast.wall_s)} on "
+        f"{several(forecast.nodes, 'node')}, {forecast.gpu_hours:,.0f} GPU-hours, {money(forecast.usd)}; it "
+        f"ends when {STOPPED[forecast.ends_by]}"
+    )
+
+
 def _rejected(points: Points) -> Table:
-    table = Table(title="rejected before deployment", title_justify="left")
-    table.add_column("rule", no_wrap=True)
-    table.add_column("points", justify="right", no_wrap=True)
-    table.add_column("reason")
+    table = new_table("rejected before deployment", "rule", "points", "reason", right=("points",), whole=("rule",))
     for rule, entry in sorted(points.rejected.items(), key=lambda item: -item[1].count):
         table.add_row(rule, f"{entry.count:,}", entry.reason)
     return table
 
 
 def _memory(points: Points) -> Table:
-    table = Table(title="memory left per GPU, GiB (predicted; -1 to 0 is doubtful and kept)", title_justify="left")
-    for name in ("pool", "layout", "choices"):
-        table.add_column(name, no_wrap=True)
-    for name in ("points", "least", "most"):
-        table.add_column(name, justify="right")
+    title = "GiB left per GPU (predicted; -1 to 0 is doubtful, and kept)"
+    numbers = ("points", "least", "most")
+    table = new_table(title, "pool", "layout", "bundles", *numbers, right=numbers, whole=("pool", "layout"))
     for row in memory_rows(points):
-        table.add_row(
-            row["pool"],
-            row["layout"],
-            row["choices"],
-            f"{row['points']:,}",
-            f"{row['margin_gib_min']:.1f}",
-            f"{row['margin_gib_max']:.1f}",
-        )
+        margins = (f"{row['margin_gib_min']:.1f}", f"{row['margin_gib_max']:.1f}")
+        table.add_row(row["pool"], row["layout"], row["choices"], f"{row['points']:,}", *margins)
     return table
 
 
-def _best(points: Points) -> Table:
-    title = f"the model's best {TOP}, one per layout and bundles (predicted, nothing is measured yet)"
-    table = Table(title=title, title_justify="left")
-    table.add_column("$/M output tokens", justify="right", no_wrap=True)
-    table.add_column("req/s", justify="right", no_wrap=True)
-    table.add_column("configuration")
-    for p in best_by_kind(points):
+def _print_best(points: Points, out: TextIO) -> None:
+    best = best_by_kind(points)
+    common = shared([p.config for p in best])
+    table = new_table(
+        f"the model's best {len(best)}, one per layout and bundles (predicted, not measured)",
+        *("", "USD/M\ntokens", "req/s", "GiB left", "configuration"),
+        right=("", "USD/M\ntokens", "req/s", "GiB left"),
+    )
+    for rank, p in enumerate(best, start=1):
         cost, rate = p.candidate.predicted_usd_per_million, p.prediction.capacity_req_per_s
-        table.add_row(f"{cost:.3f}", f"{rate:.2f}", p.config.describe())
-    return table
+        table.add_row(
+            str(rank), f"{cost:.3f}", f"{rate:.2f}", f"{p.candidate.margin_gib:.1f}", differing(p.config, common)
+        )
+    print_table(table, out)
+    if common:
+        print(f"all of them: {' '.join(f'{k}={label(v)}' for k, v in common.items())}", file=out)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TextIO
 
-from tuner.report.words import money, seconds
+from tuner.report.words import STOPPED, money, seconds
 from tuner.study.events import (
     ConfirmEnded,
     ConfirmStarted,
@@ -35,7 +36,8 @@ class ProgressLines:
     def __call__(self, event: Event) -> None:
         line = self._line(event)
         if line:
-            print(line, file=self._stream, flush=True)
+            with suppress(BrokenPipeError):  # a search outlives whoever read its progress
+                print(line, file=self._stream, flush=True)
 
     def _line(self, event: Event) -> str | None:
         if isinstance(event, StudyOpened):
@@ -50,13 +52,15 @@ class ProgressLines:
         if isinstance(event, PoolClosed):
             return f"pool {event.pool} is closed for now: {event.reason}"
         if isinstance(event, SearchStopped):
-            return f"searching ends after {event.counted} trials: {_STOPPED[event.why]}"
+            return f"searching ends after {event.counted} trials: {STOPPED[event.why]}"
         if isinstance(event, ConfirmStarted):
             return (
                 f"confirming candidate {event.rank} at {event.rate_req_per_s:.3g} req/s, {event.repeats} runs: "
                 f"{event.config.describe()}"
             )
         assert isinstance(event, ConfirmEnded)
+        if event.undecided:
+            return f"candidate {event.rank} could not be measured again: next"
         return f"candidate {event.rank} {'holds the limits' if event.holds else 'does not hold: next'}"
 
     def _started(self, event: TrialStarted) -> str | None:
@@ -79,15 +83,6 @@ class ProgressLines:
         count = "" if event.confirmation else f"[{event.counted}{of}] "
         best = "  <- best so far" if event.best else ""
         return f"{count}{_name(event.number, event.confirmation)} {verdict(event)}{best}"
-
-
-_STOPPED = {
-    "trials": "the number of trials is reached",
-    "wall": "the time budget is spent",
-    "gpu_hours": "the GPU-hour budget is spent",
-    "usd": "the money budget is spent",
-    "space_exhausted": "every point of the space has been tried",
-}
 
 
 def _name(number: int, confirmation: bool) -> str:  # noqa: FBT001 - a field of every event, passed on

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from rich.console import Console
 from rich.table import Table
 
-from tuner.report.words import duration, money, rate, seconds
+from tuner.report.console import new_table, print_table
+from tuner.report.words import STOPPED, duration, label, money, rate, seconds
 from tuner.space.config import Choice, ServingConfig
 from tuner.study.summary import Figures, StudySummary
 
@@ -20,46 +20,55 @@ def print_summary(summary: StudySummary, out: TextIO) -> None:
         print(summary.common_failure, file=out)
     rows = _rows(summary)
     if rows:
-        Console(file=out, highlight=False, soft_wrap=not out.isatty()).print(_table(summary, rows))
+        print_table(_table(summary, rows), out)
     for line in _sentences(summary):
         print(line, file=out)
 
 
 def _rows(summary: StudySummary) -> list[tuple[str, Figures]]:
-    """(what it is, figures): the best ones by rank, then the seeds that are not among them."""
+    """(what it is, figures): the best ones by the rank `tuner export` gives them, then the seeds not among them."""
     names = {f.fingerprint: name for name, f in summary.seeds.items()}
+    ranked = [f for f in (summary.best, *summary.ranked) if f is not None]
+    best = list({f.fingerprint: f for f in ranked}.values())[:TOP]
     rows = [
-        ("best" if f is summary.best else f"{i + 1}. {names.get(f.fingerprint, '')}".rstrip(), f)
-        for i, f in enumerate(summary.ranked[:TOP])
+        ("best" if rank == 1 else f"{rank}. {names.get(f.fingerprint, '')}".rstrip(), f)
+        for rank, f in enumerate(best, start=1)
     ]
-    if summary.best is not None and summary.best not in summary.ranked[:TOP]:
-        rows.insert(0, ("best", summary.best))
-    shown = {f.fingerprint for _, f in rows}
+    shown = {f.fingerprint for f in best}
     return rows + [(name, f) for name, f in summary.seeds.items() if f.fingerprint not in shown]
 
 
 def _table(summary: StudySummary, rows: list[tuple[str, Figures]]) -> Table:
     mark = " - SIMULATED, nothing was measured" if summary.simulated else ""
-    table = Table(title=f"{summary.study}{mark}", title_justify="left")
-    table.add_column("", no_wrap=True)
-    table.add_column("trial", justify="right")
-    table.add_column("$/M output\ntokens", justify="right")
-    table.add_column("req/s", justify="right")
-    table.add_column("TTFT\np95 s", justify="right")
-    table.add_column("confirmed")
-    table.add_column("layout and bundles")
+    numbers = ("trial", "USD/M\ntokens", "req/s", "TTFT\np95 s")
+    configuration = "layout and bundles;\nothers: where they differ" if summary.best else "configuration"
+    columns = ("", *numbers, "con-\nfirmed", configuration)
+    table = new_table(f"{summary.study}{mark}", *columns, right=numbers, whole=("", "con-\nfirmed"))
     for name, f in rows:
-        table.add_row(name, str(f.trial), *_cells(f), _short(f))
+        best = _config(summary.best) if summary.best else None
+        table.add_row(name, str(f.trial), *_cells(f), _short(_config(f), best))
     return table
 
 
-def _short(f: Figures) -> str:
-    """What tells configurations apart at a glance; the numbers of the best one stand below the table."""
-    if not f.config:
+def _config(f: Figures) -> ServingConfig | None:
+    return ServingConfig.from_json(f.config) if f.config else None
+
+
+def _short(config: ServingConfig | None, best: ServingConfig | None) -> str:
+    """Where a configuration differs from the best, whose numbers stand below the table; in full without one."""
+    if config is None:
         return ""
-    config = ServingConfig.from_json(f.config)
-    rest = ["engine defaults"] if config.only else [v.label for _, v in config.values if isinstance(v, Choice)]
-    return " ".join([config.pool, config.layout.label, *rest])
+    if config.only:
+        return " ".join([config.layout.label, *(label(v) for _, v in config.values), "engine defaults"])
+    if config == best:
+        bundles = [label(v) for _, v in config.values if isinstance(v, Choice)]
+        return " ".join([config.pool, config.layout.label, *bundles])
+    if best is None or best.only:
+        return config.describe()
+    place = [config.pool] if config.pool != best.pool else []
+    place += [config.layout.label] if config.layout != best.layout else []
+    theirs = dict(best.values)
+    return " ".join(place + [f"{k}={label(v)}" for k, v in config.values if theirs.get(k) != v])
 
 
 def _cells(f: Figures) -> tuple[str, str, str, str]:
@@ -73,7 +82,10 @@ def _cells(f: Figures) -> tuple[str, str, str, str]:
 def _sentences(summary: StudySummary) -> list[str]:
     counts = ", ".join(f"{n} {state}" for state, n in summary.trials.items() if n)
     used = summary.used
-    lines = [f"trials: {counts or 'none'}; {used.gpu_hours:.1f} GPU-hours, {money(used.usd)}, {duration(used.wall_s)}"]
+    lines = [
+        f"trials: {counts or 'none'}; {used.gpu_hours:.1f} GPU-hours, {money(used.usd)}, {duration(used.wall_s)}",
+        f"search: {_ended(summary)}",
+    ]
     best = summary.best
     if best is None:
         return [*lines, nearest_miss(summary)]
@@ -90,6 +102,23 @@ def _sentences(summary: StudySummary) -> list[str]:
     else:
         lines.append("no configuration is confirmed yet")
     return lines
+
+
+_ENDED = {
+    "confirmed": "ended with a confirmed winner",
+    "nothing_feasible": "ended, nothing tried meets the limits",
+    "no_confirmed_winner": "ended without a confirmed winner",
+    "budget": "ended by its budget, without a confirmed winner",
+    "runtime_unusable": "stopped, the runtime was unusable; the same command goes on",
+    "interrupted": "interrupted; the same command goes on",
+}
+
+
+def _ended(summary: StudySummary) -> str:
+    """How the last session ended, and what ended the trying."""
+    how = _ENDED.get(summary.exit_reason or "", "running, or killed from outside; then the same command goes on")
+    why = {str(key): text for key, text in STOPPED.items()}.get(summary.stopped_by or "")
+    return f"{how} ({why})" if why and summary.exit_reason else how
 
 
 def nearest_miss(summary: StudySummary) -> str:

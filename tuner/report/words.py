@@ -1,6 +1,19 @@
-"""Numbers as people read them: money, seconds, durations, counts. Pure."""
+"""Numbers and configurations as people read them. Pure."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tuner.space.config import Choice, Scalar, ServingConfig
+from tuner.study.events import StoppedBy
+
+STOPPED: Mapping[StoppedBy, str] = {
+    "trials": "the number of trials is reached",
+    "wall": "the time budget is spent",
+    "gpu_hours": "the GPU-hour budget is spent",
+    "usd": "the money budget is spent",
+    "space_exhausted": "every point of the space has been tried",
+}
 
 
 def money(usd: float | None) -> str:
@@ -27,3 +40,27 @@ def duration(value_s: float) -> str:
 def rate(req_per_s: float | None) -> str:
     """`2.41 req/s`."""
     return "-" if req_per_s is None else f"{req_per_s:.3g} req/s"
+
+
+def several(count: int, thing: str) -> str:
+    """`1 node`, `2 nodes`."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def label(value: Scalar | Choice) -> str:
+    """A dimension's value: `mtp(steps=3)`, `0.86`."""
+    return value.label if isinstance(value, Choice) else str(value)
+
+
+def shared(configs: Sequence[ServingConfig]) -> dict[str, Scalar | Choice]:
+    """The dimensions in which all of several configurations agree; none for a single one."""
+    if len(configs) < 2:
+        return {}
+    first, *rest = [dict(c.values) for c in configs]
+    return {k: v for k, v in first.items() if all(k in other and other[k] == v for other in rest)}
+
+
+def differing(config: ServingConfig, common: Mapping[str, Scalar | Choice]) -> str:
+    """`describe`, without the values it has in common with those beside it."""
+    values = tuple((k, v) for k, v in config.values if not (k in common and common[k] == v))
+    return ServingConfig(config.pool, config.layout, values, config.only).describe()

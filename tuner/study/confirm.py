@@ -54,3 +54,16 @@ def next_step(ranked: Sequence[PastTrial], runs: Sequence[PastTrial], plan: Conf
             held_or_running = sum(trial.state in ("measured", "running") for trial in past)
             return Step(candidate, rank, max(0, plan.repeats - held_or_running))
     return Step()
+
+
+def unconfirmed(ranked: Sequence[PastTrial], runs: Sequence[PastTrial], plan: ConfirmPlan, retries: int) -> str:
+    """Why there is no winner once the list is exhausted, for people."""
+    if plan.top == 0:
+        return "confirmation is switched off (confirm.top is 0): nothing was measured again"
+    groups = by_configuration(runs)
+    says = [standing(groups.get(c.fingerprint, []), plan.repeats, retries) for c in ranked[: plan.top]]
+    missed, unknown = says.count("missed"), says.count("undecided")
+    parts = [f"{missed} missed the limits at the guarded rate"] if missed else []
+    if unknown:
+        parts.append(f"{unknown} could not be measured again (every run was lost or invalid)")
+    return f"of the best {len(says)} candidates {' and '.join(parts)}"

@@ -119,11 +119,12 @@ class ConfirmStarted:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmEnded:
-    """A candidate held its guarded rate in every repetition, or did not."""
+    """A candidate held its guarded rate in every repetition, or did not; `undecided`: no run of it could be used."""
 
     config: ServingConfig
     rank: int
     holds: bool
+    undecided: bool = False
 
 
 Event = (

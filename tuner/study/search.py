@@ -312,7 +312,8 @@ class _Search:
                 return "budget", f"the {why} budget ended before a winner was confirmed; raise it and run again"
             self._collect()
         if step.winner is None:
-            return "no_confirmed_winner", "none of the best candidates held its guarded rate when measured again"
+            plan = self._problem.confirm
+            return "no_confirmed_winner", confirm.unconfirmed(ranked, self._confirmed(), plan, self._retries)
         return "confirmed", f"confirmed: {self._starter.config(step.winner).describe()}"
 
     def _next_step(self, ranked: list[PastTrial]) -> confirm.Step:
@@ -348,7 +349,11 @@ class _Search:
     def _tell_progress(self, former: confirm.Step, step: confirm.Step) -> None:
         changed = former.rank != step.rank
         if former.candidate is not None and (changed or step.winner is not None):
-            self._emit(ConfirmEnded(self._starter.config(former.candidate), former.rank, holds=step.winner is not None))
+            config = self._starter.config(former.candidate)
+            runs = [t for t in self._confirmed() if t.fingerprint == former.candidate.fingerprint]
+            says = confirm.standing(runs, self._problem.confirm.repeats, self._retries)
+            holds = step.winner is not None
+            self._emit(ConfirmEnded(config, former.rank, holds=holds, undecided=says == "undecided"))
         if step.candidate is not None and step.winner is None and changed:
             rate = self._confirmation(step.candidate).rate_req_per_s
             repeats = self._problem.confirm.repeats
