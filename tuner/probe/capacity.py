@@ -199,8 +199,8 @@ class CapacitySearch:
             return self._rejected("misses")
         if self._alarm.rings(self.book.now_s, self.book.flights.waiting):
             return self._rejected("saturates")
-        if verdict == "accept" and self.book.now_s - tally.start_s >= self._min_level_s():
-            return self._accepted()
+        if verdict == "accept":
+            return self._accepted() if self.book.now_s - tally.start_s >= self._min_level_s() else []
         return self._rejected("undecided") if tally.decided >= MAX_SAMPLES else []
 
     def _min_level_s(self) -> float:

@@ -18,7 +18,9 @@ def new_table(title: str, *columns: str, right: tuple[str, ...] = (), whole: tup
 
     `right` names the columns of numbers; those and the ones in `whole` are not broken over lines.
     """
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
+    )
     table.padding = (0, 1, 0, 0)  # with the box's own blank two columns between cells: 80 columns are few
     for name in columns:
         kept = name in right or name in whole

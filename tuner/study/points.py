@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
-from tuner.errors import Problem, SpaceError
+from tuner.errors import Problem, SpaceError, UsageError
 from tuner.launch.platform import Platform, platform
 from tuner.launch.rules import start_up_check
 from tuner.model.architecture import Architecture
@@ -27,6 +27,8 @@ from tuner.study.score import bound_cost
 MEMORY_RULE = "memory-fit"
 DOUBT_GIB = 1.0
 """The memory model errs by about this much: a point that misses by less is kept, as doubtful."""
+
+_NO_TP = "its layout would not be passed; add tp to `only`"
 
 Progress = Callable[[int, int], None]
 
@@ -69,9 +71,14 @@ class Points:
 
 
 class Machine:
-    """The hardware and model facts of a space's pools, looked up once."""
+    """The hardware and model facts of a space's pools, looked up once.
+
+    Raises:
+        SpaceError: a model architecture or an accelerator that nobody knows, each with its place.
+    """
 
     def __init__(self, space: Space) -> None:
+        _check_known(space)
         self.space = space
         self.architecture = architecture_of(space)
         self._platforms: dict[str, tuple[Accelerator, Platform]] = {}
@@ -91,6 +98,21 @@ class Machine:
             )
             self._platforms[pool] = (acc, facts)
         return self._platforms[pool]
+
+
+def _check_known(space: Space) -> None:
+    problems = []
+    named: list[tuple[tuple[str, ...], Callable[[], object]]] = [
+        (("pools", name, "accelerator"), partial(accelerator, pool.accelerator))
+        for name, pool in space.spec.pools.items()
+    ]
+    for path, look_up in [(("model", "architecture"), partial(architecture_of, space)), *named]:
+        try:
+            look_up()
+        except UsageError as exc:
+            problems.append(space.document.problem(path, str(exc)))
+    if problems:
+        raise SpaceError(problems)
 
 
 @lru_cache(maxsize=8)
@@ -174,6 +196,9 @@ def complete_seeds(points: Points, seeds: Iterable[Seed]) -> list[tuple[str, Ser
     done: list[tuple[str, ServingConfig]] = []
     problems = []
     for seed in seeds:
+        if seed.only and "tp" not in seed.only and seed.layout not in (None, Layout(1)):
+            problems.append(points.space.document.problem(("seeds", seed.name), _NO_TP))
+            continue
         config = _outside(points.space, seed) if seed.only else _best_match(points, seed)
         found = None if config is None else evaluate_point(machine, config)
         if isinstance(found, Point):
@@ -192,10 +217,12 @@ def _best_match(points: Points, seed: Seed) -> ServingConfig | None:
 
 
 def _outside(space: Space, seed: Seed) -> ServingConfig:
-    """A point with `only`: its own values, on the widest plain tensor-parallel layout unless it names one."""
-    plain = [lay for lay in space.layouts if (lay.dp, lay.attn_dp, lay.ep) == (1, 1, 1)]
-    layout = seed.layout or max(plain, key=lambda lay: lay.tp, default=Layout(max(lay.tp for lay in space.layouts)))
+    """A point with `only`: its own values, on the widest plain tensor-parallel layout unless it names one.
+
+    Without `tp` among what is passed the engine runs on one GPU.
+    """
     pool = seed.pool or next(p for p in space.spec.pools if _allowed(space, seed, p))
+    layout = (seed.layout or Layout(max(lay.tp for lay in space.layouts_on(pool)))) if "tp" in seed.only else Layout(1)
     return ServingConfig(pool, layout, tuple(sorted(seed.values.items())), seed.only)
 
 
