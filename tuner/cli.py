@@ -181,7 +181,11 @@ def search(
         seed_from=seed_from,
         log_format=log_format,
     )
-    outcome, summary = run_search(request, sys.stderr, _counting("checking points"))
+    try:
+        outcome, summary = run_search(request, sys.stderr, _counting("checking points"))
+    except KeyboardInterrupt:  # before the first trial, or after the last
+        _say("interrupted; run the same command to go on")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if as_json:
         _print_json(summary.as_json() | {"exit_reason": outcome.exit_reason, "message": outcome.message})
     else:

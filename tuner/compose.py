@@ -151,11 +151,11 @@ def _problem(request: Request, points: Points) -> Problem:
         program=tuple(shlex.split(request.engine_command)) if request.engine_command else (),
     )
     problem = problem_of(points, name=request.name, where=where, trials=request.trials, deadlines=Deadlines())
-    if request.new_study:
-        _refuse_existing(request)
     if request.seed_from:
         old = _best_of_other(request, points)
         problem = replace(problem, seeds=[*old, *problem.seeds])
+    if request.new_study:
+        _refuse_existing(request)
     return problem
 
 

@@ -11,7 +11,7 @@ from support.problems import a_config
 from tuner.report.counting import Counting
 from tuner.report.log import JsonLog
 from tuner.report.progress import ProgressLines
-from tuner.report.words import duration, money, rate, seconds
+from tuner.report.words import differing, duration, money, rate, seconds, several, shared
 from tuner.study.events import (
     ConfirmEnded,
     ConfirmStarted,
@@ -148,3 +148,30 @@ def test_counting_rewrites_its_line_on_a_terminal():
 )
 def test_numbers_as_people_read_them(shown, expected):
     assert expected == shown
+
+
+def test_a_count_has_its_plural():
+    assert ("1 node", "2 nodes", "1,000 nodes") == tuple(several(n, "node") for n in (1, 2, 1000))
+
+
+def test_what_configurations_share_is_said_once():
+    one, other = a_config(running=64), a_config(running=128)
+    common = shared([one, other])
+    assert set(dict(one.values)) - {"max-running-requests"} == set(common)
+    assert "mi355x tp8 max-running-requests=64" == differing(one, common)
+    assert not shared([one])
+    assert one.describe() == differing(one, shared([one]))
+
+
+class Gone(io.StringIO):
+    def write(self, _text):
+        raise BrokenPipeError
+
+
+def test_progress_that_nobody_reads_any_more_stops_nothing():
+    now = [0.0]
+    counting = Counting(Gone(), "checking", now_s=lambda: now[0])
+    now[0] = 5.0
+    counting(1, 2)
+    ProgressLines(Gone(), 30)(ended())
+    JsonLog(Gone(), study="demo")(ended())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from dataclasses import replace
 
 import pytest
 from support.fake_runtime import FakeCluster
@@ -74,6 +76,57 @@ def test_a_seed_without_figures_shows_its_state(tmp_path):
 
     row = next(line for line in shown(a_summary(tmp_path, script)).splitlines() if "engine-default" in line)
     assert "pruned" in row
+
+
+def test_the_tables_ranks_are_those_export_takes(tmp_path):
+    """A cheaper configuration that a confirmation has refuted comes after the confirmed one."""
+    refuted = []
+
+    def script(spec):
+        if spec.confirm and (not refuted or spec.fingerprint in refuted):
+            refuted.append(spec.fingerprint)
+            return infeasible(spec)
+        return measured(spec)
+
+    summary = a_summary(tmp_path, script, confirm=ConfirmPlan(top=3, repeats=1, minutes=1))
+    assert summary.ranked[0].fingerprint == refuted[0] != summary.best.fingerprint
+    lines = shown(summary).splitlines()
+    marked = [line for line in lines if re.match(r"(best|\d\.) ", line)]
+    assert [str(f.trial) for f in by_rank(summary)] == [re.findall(r" (\d+) ", line)[0] for line in marked]
+    assert "refuted" in marked[1]
+
+
+def test_others_are_described_by_what_differs_from_the_best(tmp_path):
+    summary = a_summary(tmp_path, measured)
+    lines = shown(summary).splitlines()
+    best = summary.best.label.split()
+    second = next(line for line in lines if line.startswith("2."))
+    assert "=" in second
+    assert not [word for word in best if "=" in word and word in second.split()]
+    assert f"best: {summary.best.label}" in lines
+
+
+def test_a_table_fits_the_terminal_and_loses_no_word(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    summary = a_summary(tmp_path, measured)
+    table = shown(summary).split("trials:")[0]
+    assert max(map(len, table.splitlines())) <= 80
+    assert "…" not in table
+    assert all(word in table for word in ("engine-default", "baseline", "speculation=off", "mtp(steps=3)"))
+
+
+@pytest.mark.parametrize(
+    ("reason", "stopped_by", "line"),
+    [
+        ("confirmed", "trials", "search: ended with a confirmed winner (the number of trials is reached)"),
+        ("budget", "usd", "search: ended by its budget, without a confirmed winner (the money budget is spent)"),
+        ("runtime_unusable", None, "search: stopped, the runtime was unusable; the same command goes on"),
+        (None, "trials", "search: running, or killed from outside; then the same command goes on"),
+    ],
+)
+def test_how_the_search_stands_is_said(tmp_path, reason, stopped_by, line):
+    summary = replace(a_summary(tmp_path, measured), exit_reason=reason, stopped_by=stopped_by)
+    assert line in shown(summary).splitlines()
 
 
 def test_ranks_put_the_confirmed_one_first_and_end_with_the_measured_ones(tmp_path):

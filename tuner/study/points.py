@@ -103,10 +103,11 @@ class Machine:
 def _check_known(space: Space) -> None:
     problems = []
     named: list[tuple[tuple[str, ...], Callable[[], object]]] = [
-        (("pools", name, "accelerator"), partial(accelerator, pool.accelerator))
-        for name, pool in space.spec.pools.items()
+        (("model", "architecture"), lambda: architecture_of(space))
     ]
-    for path, look_up in [(("model", "architecture"), partial(architecture_of, space)), *named]:
+    for name, pool in space.spec.pools.items():
+        named.append((("pools", name, "accelerator"), partial(accelerator, pool.accelerator)))
+    for path, look_up in named:
         try:
             look_up()
         except UsageError as exc:
