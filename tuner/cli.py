@@ -143,7 +143,7 @@ def search(
     storage: Storage = None,
     runtime: Annotated[str, typer.Option("--runtime", help="kubernetes, local, simulated or external.")] = "kubernetes",
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="Total trials, over resumes.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of a new study.")] = 0,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of a new study; default 0.")] = None,
     sampler: Annotated[str, typer.Option("--sampler", help="tpe or random.")] = "tpe",
     world: Annotated[
         int | None,
@@ -163,6 +163,9 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search, or resume: the same command goes on with its study until the total is reached."""
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped controller ends as cleanly as Ctrl-C
     from tuner.compose import Request, run_search
     from tuner.launch.spaces import open_space
 

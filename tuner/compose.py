@@ -40,7 +40,7 @@ class Request:
     study: str | None
     storage: str | None
     trials: int | None
-    seed: int
+    seed: int | None
     sampler: str
     world: int | None
     engine_command: str | None

@@ -56,12 +56,15 @@ def changed(folder, old, new):
         ("billing: node", "billing: gpu"),
         ("max_nodes: 2", "max_nodes: 20"),
         ("tolerations: [{key: gpu}]", "tolerations: []"),
-        ("node_selector: {a: b}", "node_selector: {a: c}"),
         ("model_cache: {pvc: models}", "model_cache: {host_path: /models}"),
         ("compile_cache: {pvc: compiled}", "compile_cache: {pvc: other}"),
         ("wait: 20m", "wait: 5m"),
         ("image_pull_secrets: [s]", "image_pull_secrets: [t]"),
         ("priority_class: low", "priority_class: high"),
+        ("name: small", "name: other"),
+        ("why: because", "why: for another reason"),
+        ("rules:\n", "rules:\n  - {id: w, warn: layout.tp == 8, why: mind it}\n"),
+        ("  baseline: {layout: {tp: 8}", "  wide: {layout: {tp: 8}}\n  baseline: {layout: {tp: 8}"),
     ],
 )
 def test_what_changes_no_measurement_may_change_between_resumes(tmp_path, old, new):
@@ -71,7 +74,7 @@ def test_what_changes_no_measurement_may_change_between_resumes(tmp_path, old, n
 @pytest.mark.parametrize(
     ("old", "new", "path"),
     [
-        ("name: small", "name: other", "name"),
+        ("node_selector: {a: b}", "node_selector: {a: c}", "pools.mi355x.node_selector.a"),
         ("architecture: glm-5.2", "architecture: glm-5", "model.architecture"),
         ('version: "0.5.16"', 'version: "0.5.17"', "pools.mi355x.engine.version"),
         ("kind: sglang,", "kind: sglang, command: [sgl],", "pools.mi355x.engine.command"),
@@ -100,7 +103,7 @@ def test_what_changes_no_measurement_may_change_between_resumes(tmp_path, old, n
         ("kv-cache-dtype: fp8_e4m3", "kv-cache-dtype: auto", "space.weights.choice.mxfp4.args.kv-cache-dtype"),
         ("MXFP4, args", "MXFP4, env: {B: c}, args", "space.weights.choice.mxfp4.env.B"),
         ("mem-fraction-static: 0.84", "mem-fraction-static: 0.83", "space.mem-fraction-static"),
-        ("layout.tp == 2", "layout.tp == 1", "rules[0].forbid"),
+        ("layout.tp == 2", "layout.tp == 1", "rules.r.forbid"),
     ],
 )
 def test_what_changes_a_measurement_is_another_study_and_named(tmp_path, old, new, path):

@@ -5,8 +5,10 @@ Knows how a configuration becomes a command line; knows no storage and no runtim
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tuner.launch.argv import render
@@ -17,7 +19,7 @@ from tuner.study.points import Points, architecture_name, complete_seeds
 from tuner.study.problem import Budget, ConfirmPlan, Problem, TokenWeights
 from tuner.trial.spec import Confirm, Deadlines, TrialSpec
 
-NOT_MEASURED = ("budget", "confirm")
+NOT_MEASURED = ("name", "budget", "confirm", "seeds", "rules")
 """Sections of a space file that may change between resumes: they change no measurement."""
 NOT_MEASURED_OF_POOL = (
     "usd_per_gpu_hour",
@@ -25,7 +27,6 @@ NOT_MEASURED_OF_POOL = (
     "max_nodes",
     "autoscale",
     "tolerations",
-    "node_selector",
     "image_pull_secrets",
     "priority_class",
     "model_cache",
@@ -52,8 +53,17 @@ def identity(space: Space, where: Where) -> dict[str, Any]:
         for key in NOT_MEASURED_OF_POOL:
             pool.pop(key, None)
     doc["space"] = space.spec.space.model_dump(mode="json")
+    doc["model"]["content"] = _config_digest(space)
+    forbidding = [rule for rule in space.spec.rules if rule.forbid]
+    doc["rules"] = {rule.id: {"forbid": rule.forbid, "engine": rule.engine} for rule in forbidding}
     doc["runtime"] = {"simulated": where.simulated, "world": where.world, "program": list(where.program)}
     return doc
+
+
+def _config_digest(space: Space) -> str | None:
+    """A user's config.json counts by what it says, not by where it lies; a catalogue name speaks for itself."""
+    path = Path(architecture_name(space))
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else None
 
 
 def dimensions(points: Points) -> dict[str, tuple[Scalar, ...]]:

@@ -43,7 +43,7 @@ class OpenStudy:
 
 
 def open_study(
-    problem: Problem, storage: Storage, owner: Ownership, write: Writer, *, simulated: bool, seed: int
+    problem: Problem, storage: Storage, owner: Ownership, write: Writer, *, simulated: bool, seed: int | None
 ) -> OpenStudy:
     """Create or reopen the study of a problem.
 
@@ -55,13 +55,14 @@ def open_study(
     resumed = problem.name in optuna.get_all_study_names(backend)
     if resumed:
         _check_identity(optuna.load_study(study_name=problem.name, storage=backend), identity)
+        _check_seed(optuna.load_study(study_name=problem.name, storage=backend), seed)
     else:
         write("create study", lambda: _create(problem.name, storage))
     write("epoch", owner.begin)
     study = optuna.load_study(study_name=problem.name, storage=backend)
     attrs = study.user_attrs
     # The identity comes last: without it a study has no trials and is simply made again.
-    for key, value in (("uid", secrets.token_hex(6)), ("seed", seed), (IDENTITY, identity)):
+    for key, value in (("uid", secrets.token_hex(6)), ("seed", seed or 0), (IDENTITY, identity)):
         if key not in attrs:
             write(key, partial(study.set_user_attr, key, value))
     refresh(study, write, PLAN, _plan(problem))
@@ -112,6 +113,12 @@ def _check_identity(study: optuna.Study, identity: Mapping[str, Any]) -> None:
             + "\nundo the change, or start a new study with --new-study NAME --seed-from "
             + study.study_name
         )
+
+
+def _check_seed(study: optuna.Study, seed: int | None) -> None:
+    stored = study.user_attrs.get("seed")
+    if seed is not None and stored is not None and seed != stored:
+        raise UsageError(f"study {study.study_name}: was begun with --seed {stored}, not {seed}; leave the option out")
 
 
 def _plan(problem: Problem) -> dict[str, Any]:

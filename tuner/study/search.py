@@ -48,7 +48,7 @@ def search(
     runtime: Runtime,
     *,
     sampler: sampler.Method = "tpe",
-    seed: int = 0,
+    seed: int | None = None,
     on_event: OnEvent | None = None,
     on_write: OnWrite | None = None,
     retries: int = 2,
@@ -56,7 +56,8 @@ def search(
 ) -> SearchOutcome:
     """Search a problem, or go on with its study, until budget, space or patience ends.
 
-    `retries` bounds how often a lost trial's configuration is tried again. `seed` counts for a new study only.
+    `retries` bounds how often a lost trial's configuration is tried again. `seed` (0 where None) is that of a
+    new study; a resumed one keeps its own.
 
     Raises:
         UsageError: the storage cannot be opened, another controller owns the study, or its identity differs.
@@ -85,7 +86,7 @@ class _Search:
         owner: Ownership,
         write: Writer,
         method: sampler.Method,
-        seed: int,
+        seed: int | None,
         on_event: OnEvent | None,
         retries: int,
         poll_s: float,
