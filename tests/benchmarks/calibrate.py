@@ -18,7 +18,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,8 @@ from tuner.model.memory import plan_memory
 from tuner.model.standard import standard_settings
 from tuner.model.steps import RooflineSteps
 from tuner.model.table import StepTable
-from tuner.space.workload import Length, Workload
+from tuner.runtime.steady import REQUESTS, Laboratory, Load
+from tuner.space.workload import Length, Limits, Workload
 
 DATA = Path(__file__).parent / "data"
 
@@ -200,7 +201,7 @@ def main() -> None:
     if asked.write:
         _write(doc)
     if not asked.no_ladder:
-        _ladder(constants, asked.seeds)
+        _ladder(asked.seeds)
 
 
 def _left_out(throughput: Sequence[Row], every: Sequence[Row]) -> None:
@@ -227,8 +228,32 @@ def _write(doc: dict[str, float]) -> None:
     print(f"\nwrote {file.name}")
 
 
-def _ladder(constants: Calibration, seeds: int) -> None:
-    """The Wafer ladder by the simulator; its cap, chunk and draft depth are not published, the standard ones stand in."""
+def _ladder(seeds: int) -> None:
+    """The Wafer ladder by the simulator, with the shipped constants.
+
+    Its cap on running requests, chunk and draft depth are not published: the standard settings stand in (96 a replica,
+    8192, three steps; recipes have 80 to 256 and 8192 to 131072).
+    """
+    arch, acc = architecture("glm-5.2"), accelerator("mi355x")
+    settings = standard_settings(arch, acc, precision="mxfp4", tp=4, dp=2, speculation_steps=3, max_context_tokens=21_000)
+    laboratory = Laboratory(arch, acc, settings, WAFER)
+    print(f"\nWafer ladder, simulated, mean of {seeds} seeds of {REQUESTS} requests (measured, difference):")
+    for raw in read("wafer_glm52_ladder.csv"):
+        if raw["hardware"] != "mi355x":
+            continue
+        seen = laboratory.hold(Load(rate_req_per_s=float(raw["rps"])), runs=seeds)
+        p50, p95 = float(raw["ttft_p50_s"]), float(raw["ttft_p95_s"])
+        print(
+            f"  {raw['rps']:>5} req/s  p50 {seen.ttft_p50_s:.2f} s ({p50:.2f}, {seen.ttft_p50_s / p50 - 1:+.0%})"
+            f"  p95 {seen.ttft_p95_s:.2f} s ({p95:.2f}, {seen.ttft_p95_s / p95 - 1:+.0%})"
+        )
+    for cap in (80, 96, 128):
+        lab = Laboratory(arch, acc, replace(settings, max_running_requests=cap), WAFER)
+        found = [lab.capacity(Limits(ttft_p95_s=5.0), seed=seed) for seed in range(seeds)]
+        print(
+            f"  capacity at TTFT p95 <= 5 s with {cap} running a replica: {statistics.mean(found):.2f} req/s"
+            f" ({min(found):.2f} to {max(found):.2f}; measured: above 2.4)"
+        )
 
 
 if __name__ == "__main__":

@@ -132,11 +132,11 @@ class Laboratory:
     settings: EngineSettings
     workload: Workload
 
-    def hold(self, load: Load, seed: int = 0) -> Seen:
+    def hold(self, load: Load, seed: int = 0, runs: int | None = None) -> Seen:
         """The load held until it is steady. The configuration must fit."""
-        if load.concurrency is not None:
-            return _mean([self._run(load, seed)])
-        return _mean([self._run(load, seed + i) for i in range(SEEDS)])
+        if runs is None:
+            runs = SEEDS if load.concurrency is None else 1
+        return _mean([self._run(load, seed + i) for i in range(runs)])
 
     def capacity(self, limits: Limits, seed: int = 0, guess_req_per_s: float | None = None) -> float:
         """The highest rate the probe's load search finds to hold the limits; 0 where none does."""
