@@ -149,7 +149,7 @@ def predict(
     speculation_steps: Annotated[int | None, typer.Option(min=0)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict one configuration under one load, by formula and simulated; without --rate or --concurrency: at capacity."""
+    """Predict one configuration under one load, by formula and simulated; at its capacity if no load is given."""
     from tuner.compose import prediction
     from tuner.report.case import Hardware, Traffic
 

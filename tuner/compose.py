@@ -195,7 +195,9 @@ def prediction(space: str | None, sets: Sequence[str], hardware: Hardware, traff
 
     if space is None:
         if sets:
-            raise UsageError("--set goes with --space; without a space file say --architecture, --accelerator, --tp ...")
+            raise UsageError(
+                "--set goes with --space; without a space file say --architecture, --accelerator, --tp ..."
+            )
         return predict_json(case_without_space(hardware, traffic))
     if hardware.given:
         raise UsageError(f"{hardware.given[0]} goes without --space; with it use --set, as in --set layout=tp4-dp2")

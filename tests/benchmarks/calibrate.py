@@ -235,7 +235,9 @@ def _ladder(seeds: int) -> None:
     8192, three steps; recipes have 80 to 256 and 8192 to 131072).
     """
     arch, acc = architecture("glm-5.2"), accelerator("mi355x")
-    settings = standard_settings(arch, acc, precision="mxfp4", tp=4, dp=2, speculation_steps=3, max_context_tokens=21_000)
+    settings = standard_settings(
+        arch, acc, precision="mxfp4", tp=4, dp=2, speculation_steps=3, max_context_tokens=21_000
+    )
     laboratory = Laboratory(arch, acc, settings, WAFER)
     print(f"\nWafer ladder, simulated, mean of {seeds} seeds of {REQUESTS} requests (measured, difference):")
     for raw in read("wafer_glm52_ladder.csv"):

@@ -44,7 +44,9 @@ def main() -> None:
     both = float(spearmanr(closed[finite], simulated[finite]).statistic)
     ratios = [a / b for _, a, b in pairs if a and b]
     print(f"{points.space.name}: {len(chosen)} of {len(points.valid)} points, {time.monotonic() - started:.0f} s")
-    print(f"rank correlation of cost, closed form against simulator: {rank:.3f} ({both:.3f} where both have a capacity)")
+    print(
+        f"rank correlation of cost, closed form against simulator: {rank:.3f} ({both:.3f} where both have a capacity)"
+    )
     print(
         f"capacity, closed form over simulated: median {statistics.median(ratios):.2f},"
         f" 5 % to 95 %: {np.quantile(ratios, 0.05):.2f} to {np.quantile(ratios, 0.95):.2f};"

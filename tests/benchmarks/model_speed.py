@@ -38,7 +38,9 @@ def main() -> None:
     print(f"closed form: {CONFIGURATIONS:,} configurations in {predicted_s:.2f} s")
     started = time.perf_counter()
     points = evaluate(open_space("amd-mi355x.yaml"))
-    print(f"evaluate(amd-mi355x): {points.total:,} points, {len(points.valid):,} valid, {time.perf_counter() - started:.2f} s")
+    print(
+        f"evaluate(amd-mi355x): {points.total:,} points, {len(points.valid):,} valid, {time.perf_counter() - started:.2f} s"
+    )
     times = {}
     for factor in (1, 4, 16):
         times[factor] = min(_simulating(REQUESTS * factor) for _ in range(REPEATS))
@@ -53,7 +55,16 @@ def _predicting(run: int) -> float:
     """Seconds for configurations that all differ; every run others, so that no cache helps."""
     arch, acc = architecture("glm-5.2"), accelerator("mi355x")
     grid = itertools.product(
-        [(4, 2, 1, 1), (4, 2, 1, 4), (8, 1, 1, 1), (8, 1, 1, 8), (8, 1, 2, 1), (8, 1, 4, 8), (8, 1, 8, 8), (2, 4, 1, 1)],
+        [
+            (4, 2, 1, 1),
+            (4, 2, 1, 4),
+            (8, 1, 1, 1),
+            (8, 1, 1, 8),
+            (8, 1, 2, 1),
+            (8, 1, 4, 8),
+            (8, 1, 8, 8),
+            (2, 4, 1, 1),
+        ],
         ["mxfp4", "fp8"],
         range(6),
         [8192, 16_384, 32_768, 65_536],
@@ -85,7 +96,9 @@ def _predicting(run: int) -> float:
 def _simulating(requests: int) -> float:
     """Seconds of an open loop at 2 req/s on TP4 x DP2, MXFP4 with three drafts."""
     arch, acc = architecture("glm-5.2"), accelerator("mi355x")
-    settings = standard_settings(arch, acc, precision="mxfp4", tp=4, dp=2, speculation_steps=3, max_context_tokens=21_000)
+    settings = standard_settings(
+        arch, acc, precision="mxfp4", tp=4, dp=2, speculation_steps=3, max_context_tokens=21_000
+    )
     settings = replace(settings, max_running_requests=128)
     plan = plan_memory(arch, acc, settings, TRAFFIC.max_context_tokens)
     engine = Engine(settings, RooflineSteps(arch, acc, settings), plan.kv_capacity_tokens, seed=0)

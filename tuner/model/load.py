@@ -225,22 +225,19 @@ class LoadCurves:
         prompt = self._prompt(self._hit(batch))
         step_s = self._model.decode_s(batch, self._decode_context)
         gain = self._model.tokens_per_verify
-        ends = batch * self._ranks * gain / self._out
-        count = np.minimum(prompt.most, ends / -np.expm1(-ends))
+        placed = np.minimum(each, self.batch_cap) * self._ranks
+        ends = placed * gain / self._out
+        count = np.minimum(prompt.most, ends / np.maximum(_TINY, -np.expm1(-ends)))
         prefill_s = prompt.lone_s + prompt.marginal_s * (count - 1)
-        decode_s = self._out * step_s / (gain * batch * self._ranks)
-        full_rate = 1.0 / (prefill_s / count + decode_s)
-        # fewer requests than places: each comes around with its own overhead in between
+        others_s = np.maximum(0.0, placed - 1.0) * prefill_s / count  # everybody's prompt comes by once
         ahead_s = self._model.request_overhead_s + step_s / 2
-        lone_rate = self._ranks * each / (ahead_s + prefill_s + self._out * step_s / gain)
-        rate = np.where(each < 1.0, lone_rate, full_rate)
+        rate = placed / (ahead_s + prefill_s + others_s + self._out * step_s / gain)
         point = self._seen(prompt, rate, batch, step_s, rate * prefill_s / count, prefill_s, prefill_s)
         queued_s = np.maximum(0.0, each - self.batch_cap) * self._ranks / rate
         first_s = ahead_s + prefill_s + queued_s
-        stalls = np.maximum(0.0, np.minimum(each, self.batch_cap) - 1.0) * self._ranks
-        stalled_s = np.where(each < 1.0, 0.0, stalls * prefill_s / count)
-        tpot = step_s / gain + stalled_s / self._out
-        slow = np.minimum(prompt.lone_s, 0.5 * prompt.lone_s * stalls * self._ranks)  # another prompt went first
+        tpot = step_s / gain + others_s / self._out
+        # with 5 % or more of a prompt's time another one went first
+        slow = np.where(placed * prefill_s * ends / count > 0.05 * step_s, 0.5 * ends / (ends + 1) * prompt.lone_s, 0.0)
         return point._replace(
             rate=rate * self._dp,
             ttft_p50_s=first_s,

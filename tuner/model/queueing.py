@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,7 +11,7 @@ from scipy.special import erfc
 
 from tuner.space.workload import Length
 
-Column = NDArray[np.float64]
+Column: TypeAlias = NDArray[Any]
 
 _STANDSTILL_PER_S = 1e-9  # a queue that drains slower than this does not drain
 _LEAST_VARIATION = 0.05  # acceptance and routing keep even constant traffic a little uneven

@@ -34,8 +34,7 @@ def standard_settings(
     concurrency: float | None = None,
     max_context_tokens: int = CHUNK_TOKENS,
 ) -> EngineSettings:
-    """A usual configuration of this layout: fp8 KV beside quantised weights, a chain of drafts, as many requests at
-    once as the load brings.
+    """A usual configuration of this layout: fp8 KV, a chain of drafts, as many requests at once as the load brings.
 
     Raises:
         UsageError: a layout that cannot be.

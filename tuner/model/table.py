@@ -6,14 +6,14 @@ One row per configuration. Knows nothing but the folded coefficients; a test hol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tuner.model.steps import Coefficients
 
-Column: TypeAlias = NDArray[np.float64]
+Column: TypeAlias = NDArray[Any]
 
 
 class HasCoefficients(Protocol):
@@ -29,7 +29,7 @@ class StepTable:
 
     def __init__(self, entries: Sequence[Coefficients], rows: Sequence[int] | None = None) -> None:
         values = np.array(entries, dtype=np.float64).T
-        self._k = Coefficients(*(values if rows is None else values[:, np.asarray(rows)]))  # type: ignore[arg-type]
+        self._k = Coefficients(*(values if rows is None else values[:, np.asarray(rows)]))
 
     @property
     def tokens_per_verify(self) -> Column:

@@ -72,7 +72,11 @@ class Hardware:
 
 def case_without_space(hardware: Hardware, traffic: Traffic) -> Case:
     """A layout on an accelerator with a recipe's usual settings. Raises UsageError."""
-    missing = [n for n in ("architecture", "accelerator", "precision", "input_tokens", "output_tokens") if not _has(hardware, traffic, n)]
+    missing = [
+        n
+        for n in ("architecture", "accelerator", "precision", "input_tokens", "output_tokens")
+        if not _has(hardware, traffic, n)
+    ]
     if missing:
         options = ", ".join(f"--{n.replace('_', '-')}" for n in missing)
         raise UsageError(f"{options} must be given where there is no --space")
@@ -104,7 +108,7 @@ def _has(hardware: Hardware, traffic: Traffic, name: str) -> bool:
 
 
 def _tensor_and_data_parallel(hardware: Hardware) -> tuple[int, int]:
-    """tp x dp = gpus; whichever is not given follows from the others."""
+    """GPUs are tp x dp; whichever is not given follows from the others."""
     tp, dp, gpus = hardware.tp, hardware.dp, hardware.gpus
     if tp is None and gpus is None:
         raise UsageError("--tp or --gpus must be given where there is no --space")
@@ -113,7 +117,9 @@ def _tensor_and_data_parallel(hardware: Hardware) -> tuple[int, int]:
         tp = gpus // (dp or 1)
     dp = dp or (gpus // tp if gpus else 1) or 1
     if gpus is not None and tp * dp != gpus:
-        raise UsageError(f"--tp {tp} x --dp {dp} is {tp * dp} GPUs, not --gpus {gpus}; replicas (dp) need GPUs of their own")
+        raise UsageError(
+            f"--tp {tp} x --dp {dp} is {tp * dp} GPUs, not --gpus {gpus}; replicas (dp) need GPUs of their own"
+        )
     return tp, dp
 
 

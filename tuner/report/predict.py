@@ -17,7 +17,7 @@ from tuner.model.architecture import Architecture
 from tuner.model.capacity import predict, step_table
 from tuner.model.catalogue import GIB, Accelerator
 from tuner.model.checkpoint import weight_parts
-from tuner.model.load import LoadCurves, LoadPoint
+from tuner.model.load import LoadCurves
 from tuner.model.memory import MemoryPlan, plan_memory
 from tuner.model.settings import EngineSettings
 from tuner.model.steps import RooflineSteps
@@ -90,7 +90,7 @@ def _load_json(load: Load) -> dict[str, Any]:
 # ---- closed form ------------------------------------------------------------------------------------------------
 
 
-def _closed_form(case: Case, plan: MemoryPlan) -> tuple[dict[str, Any], LoadPoint]:
+def _closed_form(case: Case, plan: MemoryPlan) -> tuple[dict[str, Any], dict[str, float]]:
     found = predict(case.arch, case.acc, case.settings, case.workload, case.limits)
     table = step_table(case.arch, case.acc, [case.settings])
     curves = LoadCurves(table, [case.settings], case.workload, [plan.kv_capacity_tokens])
@@ -99,16 +99,16 @@ def _closed_form(case: Case, plan: MemoryPlan) -> tuple[dict[str, Any], LoadPoin
         columns = curves.closed(float(case.load.concurrency))
     else:
         columns = curves.at_rate(asked) if asked else curves.at(np.array([0.02]))
-    point = LoadPoint(*(np.float64(value[0]) for value in columns))
-    overloaded = case.load.concurrency is None and bool(asked > _OVERLOAD * point.rate)
-    figures = _rates(case, float(point.rate)) | {
-        "tpot_s": float(point.tpot_s),
-        "ttft_p50_s": None if overloaded else _finite(point.ttft_p50_s),
-        "ttft_p95_s": None if overloaded else _finite(point.ttft_p95_s),
+    point = {name: float(value[0]) for name, value in columns._asdict().items()}
+    overloaded = case.load.concurrency is None and asked > _OVERLOAD * point["rate"]
+    figures = _rates(case, point["rate"]) | {
+        "tpot_s": point["tpot_s"],
+        "ttft_p50_s": None if overloaded else _finite(point["ttft_p50_s"]),
+        "ttft_p95_s": None if overloaded else _finite(point["ttft_p95_s"]),
         "capacity_req_per_s": found.capacity_req_per_s,
         "capacity_limited_by": found.limit,
-        "running_per_scheduler": float(point.batch),
-        "cached_fraction": float(point.cached_fraction),
+        "running_per_scheduler": point["batch"],
+        "cached_fraction": point["cached_fraction"],
         "overloaded": overloaded,
     }
     return figures, point
@@ -123,8 +123,8 @@ def _rates(case: Case, rate: float) -> dict[str, float]:
     }
 
 
-def _finite(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 # ---- simulated --------------------------------------------------------------------------------------------------
@@ -176,19 +176,19 @@ def _memory(plan: MemoryPlan) -> dict[str, Any]:
     }
 
 
-def _time(case: Case, point: LoadPoint) -> dict[str, Any]:
+def _time(case: Case, point: Mapping[str, float]) -> dict[str, Any]:
     """Where a step's time goes, milliseconds, at the closed form's operating point."""
     steps = RooflineSteps(case.arch, case.acc, case.settings)
     asked = case.workload.input_tokens.mean_tokens
-    cached = float(point.cached_fraction) * asked
+    cached = point["cached_fraction"] * asked
     new = max(1.0, asked - cached)
     chunk = case.settings.chunked_prefill_tokens
     size = new / math.ceil(new / chunk) if chunk > 0 else new
-    batch = max(1.0, float(point.batch))
+    batch = max(1.0, point["batch"])
     context = asked + case.workload.output_tokens.mean_tokens / 2
     return {
         "tokens_per_decode_step": steps.tokens_per_verify,
-        "prefill_share_of_time": float(point.busy),
+        "prefill_share_of_time": point["busy"],
         "request_overhead_ms": steps.request_overhead_s * 1e3,
         "prefill_step": _terms(steps.breakdown_prefill(size, cached + new / 2), uncached_tokens=size),
         "decode_step": _terms(steps.breakdown_decode(batch, context), running=batch),
@@ -230,7 +230,9 @@ def _print_terms(doc: Mapping[str, Any], out: TextIO) -> None:
         if name not in doc["time"]:
             continue
         step = doc["time"][name]
-        size = ", ".join(f"{k.replace('_', ' ')} {v:,.0f}" for k, v in step.items() if k not in ("total_ms", "terms_ms"))
+        size = ", ".join(
+            f"{k.replace('_', ' ')} {v:,.0f}" for k, v in step.items() if k not in ("total_ms", "terms_ms")
+        )
         print(f"\n{name.replace('_', ' ')} ({size}): {step['total_ms']:.1f} ms", file=out)
         for term, ms in sorted(step["terms_ms"].items(), key=lambda item: -item[1]):
             print(f"  {term:32}{ms:10.2f} ms {ms / step['total_ms']:6.0%}", file=out)

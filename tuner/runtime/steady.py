@@ -32,6 +32,7 @@ SEEDS = 10
 """Runs of an open loop: its p95 hangs on how arrivals bunch. A closed loop needs one."""
 _PATIENCE_S = 1e9  # nobody gives up
 _OVERLOADED = 0.93  # served over offered, below which the queue is taken to grow without end
+_HOPELESS = 0.7  # one run says enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What requests saw, means over `seeds` runs. `overloaded`: times only say how long the run was."""
+    """What requests saw, means over `seeds` runs. `overloaded`: times only say how long the run was.
+
+    `served_share` is requests that ended over requests that came, while the judged ones came.
+    """
 
     rate_req_per_s: float
     input_tokens_per_s: float
@@ -53,9 +57,13 @@ class Seen:
     ttft_p50_s: float
     ttft_p95_s: float
     cached_fraction: float
-    overloaded: bool
+    served_share: float
     requests: int
     seeds: int
+
+    @property
+    def overloaded(self) -> bool:
+        return self.served_share < _OVERLOADED
 
 
 @dataclass(slots=True)
@@ -136,7 +144,12 @@ class Laboratory:
         """The load held until it is steady. The configuration must fit."""
         if runs is None:
             runs = SEEDS if load.concurrency is None else 1
-        return _mean([self._run(load, seed + i) for i in range(runs)])
+        done: list[Seen] = []
+        for i in range(runs):
+            done.append(self._run(load, seed + i))
+            if done[0].served_share < _HOPELESS:
+                break
+        return _mean(done)
 
     def capacity(self, limits: Limits, seed: int = 0, guess_req_per_s: float | None = None) -> float:
         """The highest rate the probe's load search finds to hold the limits; 0 where none does."""
@@ -189,18 +202,17 @@ def _seen(outcome: Outcome, load: Load) -> Seen:
         ttft_p50_s=quantile(ttft, 0.5) or 0.0,
         ttft_p95_s=quantile(ttft, 0.95) or 0.0,
         cached_fraction=sum(r.cached_tokens for r in records) / sum(r.input_tokens for r in records),
-        overloaded=load.rate_req_per_s is not None and rate < _OVERLOADED * load.rate_req_per_s,
+        served_share=1.0 if load.rate_req_per_s is None else outcome.requests / len(records),
         requests=len(records),
         seeds=1,
     )
 
 
 def _mean(runs: Sequence[Seen]) -> Seen:
-    names = [n for n in Seen.__dataclass_fields__ if n not in ("overloaded", "requests", "seeds")]
+    names = [n for n in Seen.__dataclass_fields__ if n not in ("requests", "seeds")]
     return replace(
         runs[0],
         **{name: statistics.fmean(getattr(run, name) for run in runs) for name in names},
-        overloaded=statistics.fmean(run.overloaded for run in runs) > 0.5,
         requests=sum(run.requests for run in runs),
         seeds=len(runs),
     )
