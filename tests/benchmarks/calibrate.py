@@ -192,9 +192,8 @@ def main() -> None:
         print(f"  {name:26} {value:8.4g}  ({PRIORS[name][0]:g} +- {PRIORS[name][1]:.0%})")
     print("\nresiduals:")
     for row in every:
-        print(
-            f"  {row.label:46} measured {row.measured:8.5g}  predicted {row.predict(constants):8.5g}  {row.residual(constants):+.1%}"
-        )
+        value, off = row.predict(constants), row.residual(constants)
+        print(f"  {row.label:46} measured {row.measured:8.5g}  predicted {value:8.5g}  {off:+.1%}")
     mean, worst, rank = summary(throughput, constants)
     print(f"  throughput rows: mean absolute error {mean:.1%}, largest {worst:.1%}, Spearman {rank:.3f}")
     _left_out(throughput, every)

@@ -63,7 +63,7 @@ def stratified(points: Points, count: int, seed: int) -> list[Point]:
     for p in points.valid:
         names = tuple(v.label for _, v in p.config.values if isinstance(v, Choice))
         strata.setdefault((p.config.pool, p.config.layout, *names), []).append(p)
-    rng = random.Random(seed)  # noqa: S311 - a sample, not a secret
+    rng = random.Random(seed)
     piles = [rng.sample(pile, len(pile)) for pile in strata.values()]
     rng.shuffle(piles)
     chosen: list[Point] = []

@@ -38,9 +38,8 @@ def main() -> None:
     print(f"closed form: {CONFIGURATIONS:,} configurations in {predicted_s:.2f} s")
     started = time.perf_counter()
     points = evaluate(open_space("amd-mi355x.yaml"))
-    print(
-        f"evaluate(amd-mi355x): {points.total:,} points, {len(points.valid):,} valid, {time.perf_counter() - started:.2f} s"
-    )
+    lasted_s = time.perf_counter() - started
+    print(f"evaluate(amd-mi355x): {points.total:,} points, {len(points.valid):,} valid, {lasted_s:.2f} s")
     times = {}
     for factor in (1, 4, 16):
         times[factor] = min(_simulating(REQUESTS * factor) for _ in range(REPEATS))
