@@ -136,6 +136,45 @@ def plan(
         _show(lambda: print_plan(points, expected, sys.stdout, arithmetic=memory, seeds=problem.seeds))
 
 
+Positive = Annotated[int | None, typer.Option(min=1)]
+
+
+@app.command()
+def predict(
+    space: Annotated[str | None, typer.Option("--space", help="Space file whose point to predict.")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="key=value of a point; the rest is best.")] = None,
+    rate: Annotated[float | None, typer.Option("--rate", min=1e-6, help="Open loop, req/s.")] = None,
+    concurrency: Annotated[int | None, typer.Option("--concurrency", min=1, help="Closed loop, in flight.")] = None,
+    input_tokens: Positive = None,
+    output_tokens: Positive = None,
+    cached_fraction: Annotated[float | None, typer.Option(min=0.0, max=0.99)] = None,
+    ttft_p95: Annotated[float | None, typer.Option("--ttft-p95", min=1e-3, help="Limit of the capacity, s.")] = None,
+    architecture: Annotated[str | None, typer.Option(help="Catalogue name, or a config.json.")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="Catalogue name.")] = None,
+    gpus: Positive = None,
+    precision: Annotated[str | None, typer.Option(help="fp8, nvfp4, mxfp4 or bf16.")] = None,
+    tp: Positive = None,
+    dp: Positive = None,
+    attn_dp: Positive = None,
+    ep: Positive = None,
+    speculation_steps: Annotated[int | None, typer.Option(min=0)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict one configuration under one load, by formula and simulated; at its capacity if no load is given."""
+    from tuner.compose import prediction
+    from tuner.report.case import Hardware, Traffic
+
+    traffic = Traffic(rate, concurrency, input_tokens, output_tokens, cached_fraction, ttft_p95)
+    hardware = Hardware(architecture, accelerator, gpus, precision, tp, dp, attn_dp, ep, speculation_steps)
+    doc = prediction(space, sets or [], hardware, traffic)
+    if as_json:
+        _print_json(doc)
+    else:
+        from tuner.report.predict import print_prediction
+
+        print_prediction(doc, sys.stdout)
+
+
 @app.command()
 def search(
     space: Space,

@@ -6,16 +6,17 @@ The one place that knows every adapter; decides nothing about trials or configur
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, get_args
+from typing import TYPE_CHECKING, Any, TextIO, get_args
 
 from tuner.errors import NothingFeasible, RuntimeUnusable, UsageError
 from tuner.space.nearest import did_you_mean
 from tuner.space.space import Space
 
 if TYPE_CHECKING:
+    from tuner.report.case import Hardware, Traffic
     from tuner.runtime.protocol import Runtime
     from tuner.study.events import SearchOutcome
     from tuner.study.points import Points
@@ -215,6 +216,28 @@ def _runtime(request: Request) -> Runtime:
     smallest = min(layout.gpus for layout in request.space.layouts)
     slots = {name: max(1, pool.gpus_per_node // smallest) for name, pool in pools.items()}
     return LocalRuntime(slots, workdir=Path(f"{request.name}.trials").resolve())
+
+
+def prediction(space: str | None, sets: Sequence[str], hardware: Hardware, traffic: Traffic) -> dict[str, Any]:
+    """What `tuner predict` prints.
+
+    Raises:
+        UsageError: options that do not go together, or a configuration that cannot be.
+    """
+    from tuner.report.case import case_of_space, case_without_space
+    from tuner.report.predict import predict_json
+
+    if space is None:
+        if sets:
+            raise UsageError(
+                "--set goes with --space; without a space file say --architecture, --accelerator, --tp ..."
+            )
+        return predict_json(case_without_space(hardware, traffic))
+    if hardware.given:
+        raise UsageError(f"{hardware.given[0]} goes without --space; with it use --set, as in --set layout=tp4-dp2")
+    from tuner.launch.spaces import open_space
+
+    return predict_json(case_of_space(open_space(space), sets, traffic))
 
 
 def study_and_storage(space: str | None, study: str | None, storage: str | None) -> tuple[str | None, str]:

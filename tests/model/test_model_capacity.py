@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.curves import LoadCurve
 
 from tuner.model.capacity import Prediction, predict
 from tuner.model.catalogue import accelerator, architecture
-from tuner.model.load import LoadCurve
 from tuner.model.memory import plan_memory
 from tuner.model.settings import EngineSettings
 from tuner.model.startup import seconds_to_ready
@@ -47,12 +47,7 @@ def curve(traffic=TRAFFIC, kv_tokens=3_000_000, **changes) -> LoadCurve:
 
 
 def at_rate(load_curve, rate):
-    """The point at a rate, by bisection over the batch."""
-    low, high = 0.0, load_curve.batch_cap
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if load_curve.at(middle).rate < rate else (low, middle)
-    return load_curve.at(high)
+    return load_curve.at_rate(rate)
 
 
 def test_the_published_mi355x_knee():

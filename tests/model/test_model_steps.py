@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.curves import LoadCurve
 
 from tuner.model.catalogue import accelerator, architecture
-from tuner.model.load import LoadCurve
 from tuner.model.protocol import StepTimes
 from tuner.model.settings import EngineSettings
 from tuner.model.steps import RooflineSteps

@@ -71,12 +71,19 @@ def test_what_does_not_fit_in_memory_is_rejected_by_name(tmp_path):
     assert points.total == len(points.valid) + lost.count
 
 
+def with_margin(monkeypatch, margin_gib):
+    """Let the memory model say what the test needs."""
+    predict = module.predict_many
+    monkeypatch.setattr(
+        module, "predict_many", lambda *args: [replace(p, margin_gib=margin_gib()) for p in predict(*args)]
+    )
+
+
 @pytest.mark.parametrize(("margin_gib", "kept"), [(0.5, True), (-0.5, True), (-0.99, True), (-1.01, False)])
 def test_a_doubtful_point_is_kept_and_a_hopeless_one_is_not(tmp_path, monkeypatch, margin_gib, kept):
     space = open_space(str(small_space(tmp_path)))
     config = next(space.grid())
-    predict = module.predict
-    monkeypatch.setattr(module, "predict", lambda *args: replace(predict(*args), margin_gib=margin_gib))
+    with_margin(monkeypatch, lambda: margin_gib)
     found = evaluate_point(Machine(space), config)
     assert kept is isinstance(found, Point)
     if not kept:
@@ -85,11 +92,8 @@ def test_a_doubtful_point_is_kept_and_a_hopeless_one_is_not(tmp_path, monkeypatc
 
 def test_a_seed_outside_the_grid_is_not_judged_by_the_memory_model(tmp_path, monkeypatch):
     """Its user vouches for it, and the engine's defaults are not the model's to guess."""
-    predict = module.predict
-    monkeypatch.setattr(
-        module, "predict", lambda *args: replace(predict(*args), margin_gib=-50.0 if "d" in seen else 5.0)
-    )
     seen = []
+    with_margin(monkeypatch, lambda: -50.0 if seen else 5.0)
     points = evaluated(tmp_path, with_seed("{weights: fp8, only: [model, tp]}"))
     seen.append("d")
     outside = [seed for seed in seeds_of(points.space) if seed.only]

@@ -33,12 +33,10 @@ class PriceRange:
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """One GPU: its data sheet and the few constants the engine model is calibrated with.
+    """One GPU: its data sheet.
 
     `flops_per_s` is dense, by number format; a format that is missing is not native. `scaleup_bytes_per_s` is per
-    GPU in one direction. `layer_overhead_s` is launch and scheduling per layer of one graph-replayed step,
-    `collective_latency_s` one hop of a collective, `gather_efficiency` the share of HBM bandwidth that sparse
-    attention's scattered reads reach.
+    GPU in one direction, `collective_latency_s` one hop of a collective. What software makes of it: `calibration`.
     """
 
     name: str
@@ -48,12 +46,9 @@ class Accelerator:
     hbm_bytes_per_s: float
     flops_per_s: tuple[tuple[str, float], ...]
     scaleup_bytes_per_s: float
-    layer_overhead_s: float
     collective_latency_s: float
-    gather_efficiency: float
     price: PriceRange
     source: str
-    calibrated_on: str
 
     def flops(self, number_format: str) -> float:
         """Dense FLOP/s; a format without native support runs at bf16 speed (weights are unpacked first)."""
@@ -135,12 +130,9 @@ def _accelerator(key: str) -> Accelerator:
         hbm_bytes_per_s=raw["hbm_tb_s"] * 1e12,
         flops_per_s=tuple((fmt, tera * 1e12) for fmt, tera in raw["tflops"].items()),
         scaleup_bytes_per_s=raw["scaleup_gb_s"] * 1e9,
-        layer_overhead_s=raw["layer_overhead_us"] * 1e-6,
         collective_latency_s=raw["collective_latency_us"] * 1e-6,
-        gather_efficiency=raw["gather_efficiency"],
         price=PriceRange(price["low"], price["high"], price["as_of"], doc["price_source"]),
         source=doc["spec_source"],
-        calibrated_on=raw["calibrated_on"],
     )
 
 

@@ -10,18 +10,13 @@ is padded to the busiest rank's batch everywhere; a prefill step takes `total_to
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from tuner.model.architecture import Architecture
+from tuner.model.calibration import Calibration, calibration
 from tuner.model.catalogue import Accelerator, tokens_per_verify
 from tuner.model.checkpoint import QUANTIZATION, WeightPart, weight_parts
 from tuner.model.settings import EngineSettings
-
-# Shared by all accelerators. Fitted by hand, together with `layer_overhead_us` and `gather_efficiency` of the
-# catalogue, to the runs named there under `calibrated_on` (two accelerators, FP8 and FP4, TP4 and TP8).
-_READ_EFFICIENCY = 0.70  # of HBM bandwidth, streaming weights through GEMMs of few rows
-_GEMM_EFFICIENCY = 0.44  # of the bf16 peak, projections; block scaling is taken to cost fp8 what its peak would gain
-_EXPERT_EFFICIENCY = 0.22  # of the number format's peak, grouped GEMMs over whole experts
-_FP8_LAYER_S = 25e-6  # quantising activations before every projection, per layer
 
 # Assumed: of the right size, but no published run isolates them. First to be doubted where the model is off.
 _EXPERT_TILE = 128  # columns; a tensor-parallel slice of s columns reaches s / (s + tile) of the expert efficiency
@@ -31,17 +26,59 @@ _INDEXER_EFFICIENCY = 0.20  # of the fp8 peak, scoring all context tokens and pi
 _LINK_EFFICIENCY = 0.70  # of the scale-up bandwidth, large collectives
 _EAGER_FACTOR = 2.0  # launches without a captured graph, over those with one
 _DRAFT_LAUNCH_S = 0.3e-3  # per draft step, beside its layer and the head
-_INGEST_S = 0.015  # tokenizing, scheduling, HTTP per request (inference-sim's default, fitted on vLLM)
+_INGEST_S = 0.030  # tokenizing a long prompt, scheduling, HTTP, per request (inference-sim: 15 ms with short prompts)
 
 # Routing is skewed: half of the experts are taken 1.6 times as often as the mean, half 0.4 times. Fitted to how TPOT
 # grows between concurrency 4 and 64; even routing would touch 87 % of 256 experts at 64 tokens, this touches 76 %.
 _HOT, _COLD = 1.6, 0.4
 
 
+class Coefficients(NamedTuple):
+    """What `prefill_s` and `decode_s` are made of: seconds per step, token, attended token; folded once."""
+
+    tokens_per_verify: float
+    request_overhead_s: float
+    verify: float
+    ranks: float
+    graph_max: float
+    topk: float
+    hot: float
+    cold: float
+    ep_variance: float
+    prefill_base_s: float
+    prefill_experts_s: float
+    prefill_total_token_s: float
+    prefill_token_s: float
+    prefill_attend_s: float
+    prefill_index_s: float
+    decode_base_s: float
+    eager_base_s: float
+    decode_experts_s: float
+    draft_experts_s: float
+    decode_total_token_s: float
+    decode_seq_s: float
+    decode_attend_s: float
+    decode_index_s: float
+
+    def distorted(self, prefill: float, decode: float, tokens_per_verify: float) -> Coefficients:
+        """The same steps, each phase by a factor slower, with another acceptance."""
+        factors = {"prefill": prefill, "decode": decode, "eager": decode, "draft": decode}
+        scaled = {
+            name: value * factors[name.split("_")[0]]
+            for name, value in self._asdict().items()
+            if name.split("_")[0] in factors
+        }
+        return self._replace(tokens_per_verify=tokens_per_verify, **scaled)
+
+
 class RooflineSteps:
     """Step times of one replica (`tp` GPUs). Constants are folded once; a call is a handful of float operations."""
 
-    def __init__(self, arch: Architecture, acc: Accelerator, settings: EngineSettings) -> None:
+    def __init__(
+        self, arch: Architecture, acc: Accelerator, settings: EngineSettings, constants: Calibration | None = None
+    ) -> None:
+        self._constants = constants or calibration()
+        self._stack = self._constants.stack(acc.vendor)
         self.tokens_per_verify = tokens_per_verify(arch, _accepted_limit(settings))
         self.request_overhead_s = _INGEST_S
         self._verify = max(settings.draft_tokens, settings.speculation_steps + 1) if settings.speculation_steps else 1
@@ -53,6 +90,35 @@ class RooflineSteps:
         self._fold_compute(arch, acc, settings)
         self._fold_attention(arch, acc, settings)
         self._fold_draft(arch, acc, settings)
+
+    @property
+    def coefficients(self) -> Coefficients:
+        """The folded constants, for evaluation over many configurations at once."""
+        return Coefficients(
+            tokens_per_verify=self.tokens_per_verify,
+            request_overhead_s=self.request_overhead_s,
+            verify=self._verify,
+            ranks=self._ranks,
+            graph_max=self._graph_max,
+            topk=self._topk,
+            hot=self._hot,
+            cold=self._cold,
+            ep_variance=self._ep_variance,
+            prefill_base_s=self._prefill_base_s,
+            prefill_experts_s=self._experts_read_s,
+            prefill_total_token_s=self._prefill_total_token_s,
+            prefill_token_s=self._prefill_token_s,
+            prefill_attend_s=self._prefill_attend_s,
+            prefill_index_s=self._prefill_index_s,
+            decode_base_s=self._decode_base_s,
+            eager_base_s=self._eager_base_s,
+            decode_experts_s=self._experts_read_s,
+            draft_experts_s=self._draft_experts_s,
+            decode_total_token_s=self._decode_total_token_s,
+            decode_seq_s=self._decode_seq_s,
+            decode_attend_s=self._decode_attend_s,
+            decode_index_s=self._decode_index_s,
+        )
 
     # ---- the Protocol -----------------------------------------------------------------------------------------
 
@@ -132,8 +198,9 @@ class RooflineSteps:
     # ---- constants, folded once -------------------------------------------------------------------------------
 
     def _fold_overheads(self, arch: Architecture, acc: Accelerator, settings: EngineSettings) -> None:
-        quantising = _FP8_LAYER_S if QUANTIZATION[settings.precision].projection_format == "fp8" else 0.0
-        self._launch_s = arch.layers * (acc.layer_overhead_s + quantising)
+        quantising = self._constants.fp8_layer_s if QUANTIZATION[settings.precision].projection_format == "fp8" else 0.0
+        indexing = arch.index_layers * self._constants.indexer_overhead_s
+        self._launch_s = arch.layers * (self._stack.layer_overhead_s + quantising) + indexing
         # two collectives a layer, each log2(tp) hops: all-reduces, or gather and scatter under attention DP
         self._latency_s = 2 * arch.layers * acc.collective_latency_s * math.log2(settings.tp)
         link = acc.scaleup_bytes_per_s * _LINK_EFFICIENCY
@@ -143,7 +210,7 @@ class RooflineSteps:
         self._comm_total_token_s = per_token * 2 * (settings.tp - 1) / settings.tp
 
     def _fold_weights(self, arch: Architecture, acc: Accelerator, settings: EngineSettings) -> None:
-        bandwidth = acc.hbm_bytes_per_s * _READ_EFFICIENCY
+        bandwidth = acc.hbm_bytes_per_s * self._constants.read_efficiency
         parts = weight_parts(arch, settings)
         read = sum(_bytes_read(part) for part in parts)
         routed = sum(part.bytes_per_gpu for part in parts if part.label == "routed experts")
@@ -156,9 +223,9 @@ class RooflineSteps:
     def _fold_compute(self, arch: Architecture, acc: Accelerator, settings: EngineSettings) -> None:
         """Seconds per token: experts, shared layers over all `tp` GPUs, attention projections over one group."""
         group = max(1, settings.tp // settings.attn_dp)
-        gemm = acc.flops("bf16") * _GEMM_EFFICIENCY
+        gemm = acc.flops("bf16") * self._constants.gemm_efficiency
         columns = arch.expert_ffn * min(settings.ep, settings.tp) / settings.tp
-        efficiency = _EXPERT_EFFICIENCY * columns / (columns + _EXPERT_TILE)
+        efficiency = self._constants.expert_efficiency * columns / (columns + _EXPERT_TILE)
         experts = acc.flops(QUANTIZATION[settings.precision].expert_format) * efficiency
         self._expert_token_s = 2 * arch.active_routed_params / (settings.tp * experts) if arch.experts else 0.0
         self._imbalance = _EXPERT_IMBALANCE if settings.ep > 1 else 1.0
@@ -188,10 +255,10 @@ class RooflineSteps:
         cache = arch.layers * arch.kv_bytes_per_layer(settings.kv_dtype)
         if arch.attention == "gqa":
             cache *= max(1.0, arch.kv_heads / group) / arch.kv_heads
-        stream = acc.hbm_bytes_per_s * _READ_EFFICIENCY
+        stream = acc.hbm_bytes_per_s * self._constants.read_efficiency
         indexer = arch.indexer_flops_per_token / (acc.flops("fp8") * _INDEXER_EFFICIENCY)
         if arch.sparse:
-            self._prefill_attend_s = max(scores, cache / (acc.hbm_bytes_per_s * acc.gather_efficiency))
+            self._prefill_attend_s = max(scores, cache / (acc.hbm_bytes_per_s * self._stack.gather_efficiency))
             self._decode_attend_s = self._verify * self._prefill_attend_s
         else:
             self._prefill_attend_s = scores
@@ -203,10 +270,12 @@ class RooflineSteps:
     def _fold_draft(self, arch: Architecture, acc: Accelerator, settings: EngineSettings) -> None:
         """`k` draft steps: a launch, the draft layer's weights and the target's output head each."""
         steps = settings.speculation_steps
-        bandwidth = acc.hbm_bytes_per_s * _READ_EFFICIENCY * settings.tp
+        bandwidth = acc.hbm_bytes_per_s * self._constants.read_efficiency * settings.tp
         width = QUANTIZATION[settings.precision].draft / 8
         fixed = arch.mtp_rest_params * width + arch.vocab * arch.hidden * 2
-        self._draft_base_s = steps * (_DRAFT_LAUNCH_S + acc.layer_overhead_s + fixed / bandwidth)
+        indexer = self._constants.indexer_overhead_s if arch.sparse else 0.0
+        layer = self._stack.layer_overhead_s + indexer
+        self._draft_base_s = steps * (_DRAFT_LAUNCH_S + layer + fixed / bandwidth)
         self._draft_experts_s = steps * arch.mtp_routed_params * width / bandwidth
         self._decode_base_s = self._launch_s + self._latency_s + self._rest_read_s + self._draft_base_s
         self._eager_base_s = self._decode_base_s + (_EAGER_FACTOR - 1) * self._launch_s

@@ -57,16 +57,20 @@ class VirtualLoad:
         self._stagger_left = 0
         self._next_look_s = 0.0
 
-    def prime(self) -> None:
-        """Send each group's prefix once, one after the other, so that measured requests find it cached."""
+    def prime(self, copies: int = 1) -> None:
+        """Send each group's prefix, one after the other, so that measured requests find it cached.
+
+        The engine deals requests out in turn: as many `copies` as it has schedulers reach every one of them.
+        """
         workload = self.stream.workload
         prefix_tokens = self.stream.longest_prefix_tokens
         if prefix_tokens < 1:
             return
         for group in range(workload.prefix_groups):
-            request_id = f"prime-{group}"
-            self.engine.submit(sim.SimRequest(request_id, prefix_tokens + 1, 1, group, prefix_tokens), self.now_s)
-            self._drain(request_id)
+            for copy in range(copies):
+                request_id = f"prime-{group}-{copy}"
+                self.engine.submit(sim.SimRequest(request_id, prefix_tokens + 1, 1, group, prefix_tokens), self.now_s)
+                self._drain(request_id)
 
     def _drain(self, request_id: str) -> None:
         while (at := self.engine.next_time_s()) is not None and at < self.now_s + self.first_token_s:

@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 
 from tuner.model.protocol import StepTimes
 from tuner.model.settings import EngineSettings
+from tuner.model.steps import Coefficients, RooflineSteps
 
 CrashKind = Literal["oom_weights", "oom_kv", "oom_runtime", "crash_first_request", "hang"]
 Phase = Literal["prefill", "decode"]
@@ -230,3 +231,9 @@ class DistortedSteps:
 
     def decode_s(self, batch: float, context_tokens: float) -> float:
         return self._steps.decode_s(batch, context_tokens) * self._decode
+
+    @property
+    def coefficients(self) -> Coefficients:
+        """The roofline's constants with this world's factors in them."""
+        assert isinstance(self._steps, RooflineSteps)
+        return self._steps.coefficients.distorted(self._prefill, self._decode, self.tokens_per_verify)

@@ -5,7 +5,7 @@ Knows the file's rules, the engine's start-up rules and the memory model; knows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from tuner.errors import Problem, SpaceError, UsageError
 from tuner.launch.platform import Platform, platform
 from tuner.launch.rules import start_up_check
 from tuner.model.architecture import Architecture
-from tuner.model.capacity import Prediction, predict
+from tuner.model.capacity import Prediction, predict_many
 from tuner.model.catalogue import GIB, Accelerator, accelerator, architecture
 from tuner.model.settings import EngineSettings
 from tuner.space.config import Layout, ServingConfig
@@ -141,17 +141,26 @@ def evaluate(space: Space, progress: Progress | None = None) -> Points:
     """
     machine = Machine(space)
     rejected: dict[str, RuleCount] = {}
-    valid: list[Point] = []
+    admitted: list[_Admitted] = []
+
+    def reject(config: ServingConfig, why: Rejection) -> None:
+        rejected.setdefault(why.rule, RuleCount(why.reason, config.describe())).count += 1
+
     grid = list(space.grid())
     for i, config in enumerate(grid):
         if progress and i % 256 == 0:
             progress(i, len(grid))
-        found = evaluate_point(machine, config)
+        found = _admit(machine, config)
         if isinstance(found, Rejection):
-            entry = rejected.setdefault(found.rule, RuleCount(found.reason, config.describe()))
-            entry.count += 1
+            reject(config, found)
         else:
-            valid.append(found)
+            admitted.append(found)
+    valid: list[Point] = []
+    for entry, point in zip(admitted, _predicted(machine, admitted), strict=True):
+        if isinstance(point, Rejection):
+            reject(entry.config, point)
+        else:
+            valid.append(point)
     if progress:
         progress(len(grid), len(grid))
     if not valid:
@@ -162,21 +171,50 @@ def evaluate(space: Space, progress: Progress | None = None) -> Points:
 
 def evaluate_point(machine: Machine, config: ServingConfig) -> Point | Rejection:
     """One point: rejected by the file, by the engine's start-up, by the memory; or valid with its prediction."""
+    admitted = _admit(machine, config)
+    return admitted if isinstance(admitted, Rejection) else _predicted(machine, [admitted])[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """What neither the file nor the engine's start-up rejects; the memory has not been asked yet."""
+
+    config: ServingConfig
+    deployment: Deployment
+    settings: EngineSettings
+
+
+def _admit(machine: Machine, config: ServingConfig) -> _Admitted | Rejection:
     space = machine.space
     rejection = space.rejection(config)
     if rejection:
         return rejection
-    acc, facts = machine.of(config.pool)
+    _, facts = machine.of(config.pool)
     deployment = space.deployment(config)
     settings = start_up_check(deployment, facts)
-    if isinstance(settings, Rejection):
-        return settings
-    prediction = predict(machine.architecture, acc, settings, space.workload, space.limits)
-    if not config.only and prediction.margin_gib < -DOUBT_GIB:
+    return settings if isinstance(settings, Rejection) else _Admitted(config, deployment, settings)
+
+
+def _predicted(machine: Machine, admitted: Sequence[_Admitted]) -> list[Point | Rejection]:
+    """The model over all of a pool's points at once: it is a hundred times faster so than one by one."""
+    space = machine.space
+    found: dict[int, Point | Rejection] = {}
+    for pool in dict.fromkeys(a.config.pool for a in admitted):
+        rows = [i for i, a in enumerate(admitted) if a.config.pool == pool]
+        acc, _ = machine.of(pool)
+        settings = [admitted[i].settings for i in rows]
+        predictions = predict_many(machine.architecture, acc, settings, space.workload, space.limits)
+        found |= {i: _point(space, admitted[i], p) for i, p in zip(rows, predictions, strict=True)}
+    return [found[i] for i in range(len(admitted))]
+
+
+def _point(space: Space, admitted: _Admitted, prediction: Prediction) -> Point | Rejection:
+    if not admitted.config.only and prediction.margin_gib < -DOUBT_GIB:
         return Rejection(
             MEMORY_RULE, "weights, KV cache for one longest request, activations and graphs exceed the HBM"
         )
-    return Point(config, deployment, settings, prediction, _candidate(space, deployment, prediction))
+    candidate = _candidate(space, admitted.deployment, prediction)
+    return Point(admitted.config, admitted.deployment, admitted.settings, prediction, candidate)
 
 
 def _candidate(space: Space, deployment: Deployment, prediction: Prediction) -> Candidate:
