@@ -133,7 +133,7 @@ def search(
     runtime: Annotated[str, typer.Option("--runtime", help="kubernetes, local, simulated or external.")] = "kubernetes",
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="Total trials, over resumes.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of a new study.")] = 0,
-    sampler: Annotated[str, typer.Option("--sampler", help="tpe or random.")] = "tpe",
+    sampler: Annotated[str, typer.Option("--sampler", help="prior-gp, tpe, random, or gp (needs torch).")] = "prior-gp",
     world: Annotated[
         int, typer.Option("--world", min=0, help="Simulated: hidden distortion of the hardware; 0 is none.")
     ] = 1,

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, get_args
+from typing import TYPE_CHECKING, TextIO, cast, get_args
 
 from tuner.errors import NothingFeasible, RuntimeUnusable, UsageError
 from tuner.space.nearest import did_you_mean
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tuner.study.events import SearchOutcome
     from tuner.study.points import Points
     from tuner.study.problem import Problem
+    from tuner.study.sampler import Method
     from tuner.study.summary import StudySummary
 
 RUNTIMES = ("kubernetes", "local", "simulated", "external")
@@ -85,7 +86,7 @@ def run_search(
         problem,
         request.storage_url,
         runtime,
-        sampler="random" if request.sampler == "random" else "tpe",
+        sampler=cast("Method", request.sampler),
         seed=request.seed,
         on_event=JsonLog(progress, study=problem.name) if request.log_format == "json" else lines,
         poll_s=1.0,
@@ -94,6 +95,7 @@ def run_search(
 
 
 def _check(request: Request) -> None:
+    from tuner.study.alternatives import check_installed
     from tuner.study.sampler import Method
 
     if request.runtime not in RUNTIMES:
@@ -102,6 +104,7 @@ def _check(request: Request) -> None:
         raise UsageError(
             f"--sampler {request.sampler}: no such sampler{did_you_mean(request.sampler, get_args(Method))}"
         )
+    check_installed(request.sampler)
     if request.log_format not in LOG_FORMATS:
         raise UsageError(f"--log-format {request.log_format}: is one of {', '.join(LOG_FORMATS)}")
     if (request.runtime == "external") != bool(request.external_command):

@@ -47,7 +47,7 @@ def search(
     storage_url: str,
     runtime: Runtime,
     *,
-    sampler: sampler.Method = "tpe",
+    sampler: sampler.Method = sampler.DEFAULT,
     seed: int = 0,
     on_event: OnEvent | None = None,
     on_write: OnWrite | None = None,

@@ -1,0 +1,280 @@
+"""One Gaussian process on log cost: component sizes and noise learned by maximum a posteriori, bounds as censored data.
+
+With the engine model as mean (`with_prior`) what is modelled is the residual: offset, slope and effects correct it.
+Without, only the mean of what was observed is assumed. Knows no candidates beyond what a kernel says of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.optimize import minimize
+from scipy.special import log_ndtr
+
+from tuner.study.prior_gp.kernel import OFFSET, SLOPE, Kernel
+from tuner.study.prior_gp.observations import Costs
+
+Codes = NDArray[np.intp]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """What is believed before the first trial. Sizes are standard deviations of log cost."""
+
+    with_prior: bool
+    effect_sd: float
+    slope_sd: float
+    effect_spread: float = 0.7
+    offset_sd: float = 1.0
+    noise_sd: float = 0.04
+    noise_spread: float = 0.4
+
+
+# Sizes after the experiment in CONTRIBUTING.md's benchmark: an engine model is off by about 15 % per factor, and costs
+# themselves vary by about 35 % per factor. A slope of 1 +- 1 admits a model that is wrong in direction.
+WITH_PRIOR = Assumptions(with_prior=True, effect_sd=0.15, slope_sd=1.0)
+WITHOUT_PRIOR = Assumptions(with_prior=False, effect_sd=0.35, slope_sd=0.0)
+
+FITTED_ON = 120
+"""Sizes are learned from at most so many observations: the cheapest half and the latest half."""
+_VAGUE = 1e4  # variance of a bound about which nothing is known yet
+_JITTER = 1e-8
+_SWEEPS = 4
+_MAX_STEPS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A fitted process. `variances` are the component sizes squared; columns are observations (and believers)."""
+
+    assumed: Assumptions
+    variances: Floats
+    noise_sd: float
+    which: Codes
+    mean_shift: float
+    alpha: Floats
+    half: Floats  # inverse of the lower Cholesky factor
+    slope: float
+    offset: float
+    evidence: float  # sum of leave-one-out log predictive densities of the measured observations
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """Residuals to explain, with the components between their points."""
+
+    stack: Floats
+    y: Floats
+    bound: Bools
+    priors: Floats
+
+
+def fit(kernel: Kernel, codes: Codes, prior: Floats, center: float, costs: Costs, assumed: Assumptions) -> Process:
+    """Learn from observations of candidates. `codes` and `prior` are of all candidates."""
+    shift = (
+        center if assumed.with_prior else float(costs.log_cost[~costs.bound].mean()) if _any(~costs.bound) else center
+    )
+    y = costs.log_cost - shift - (prior[costs.which] if assumed.with_prior else 0.0)
+    data = _Data(kernel.stack(codes[costs.which], prior[costs.which]), y, costs.bound, prior[costs.which])
+    start = _start(kernel, assumed)
+    sites = _censor(data, *_unpack(start, kernel, assumed), _no_sites(data))
+    if len(costs):
+        chosen = _fitted_on(costs)
+        start = _maximise(_subset(data, chosen), _choose(sites, chosen), start, kernel, assumed)
+    variances, noise_sd = _unpack(start, kernel, assumed)
+    target, extra = _censor(data, variances, noise_sd, sites)
+    return _solve(data, target, extra, variances, noise_sd, costs.which, shift, assumed)
+
+
+def believe(process: Process, kernel: Kernel, codes: Codes, prior: Floats, which: Codes) -> Process:
+    """The process once running trials have come out exactly as it expects: surer of them, its mean unchanged.
+
+    Block-wise extension of the inverse factor; what is believed adds no evidence.
+    """
+    if not len(which):
+        return process
+    cross = kernel.cross(process.variances, codes[process.which], prior[process.which]).rows(which, prior[which])
+    own = np.tensordot(process.variances, kernel.stack(codes[which], prior[which]), axes=1)
+    left = cross @ process.half.T
+    rest = own + process.noise_sd**2 * np.eye(len(which)) - left @ left.T
+    inverse = np.linalg.inv(np.linalg.cholesky(rest + _JITTER * np.eye(len(which))))
+    n, m = len(process.which), len(which)
+    half = np.zeros((n + m, n + m))
+    half[:n, :n] = process.half
+    half[n:, :n] = -inverse @ left @ process.half
+    half[n:, n:] = inverse
+    return Process(
+        process.assumed,
+        process.variances,
+        process.noise_sd,
+        np.concatenate([process.which, which]),
+        process.mean_shift,
+        np.concatenate([process.alpha, np.zeros(m)]),
+        half,
+        process.slope,
+        process.offset,
+        process.evidence,
+    )
+
+
+def predict(
+    process: Process, kernel: Kernel, codes: Codes, prior: Floats, which: Codes, block: int = 4096
+) -> tuple[Floats, Floats]:
+    """Mean and variance of the noise-free log cost of some candidates."""
+    cross = kernel.cross(process.variances, codes[process.which], prior[process.which])
+    mean = np.full(len(which), process.mean_shift)
+    variance = np.empty(len(which))
+    if process.assumed.with_prior:
+        mean += prior[which]
+    for at in range(0, len(which), block):
+        rows = which[at : at + block]
+        between = cross.rows(rows, prior[rows])
+        mean[at : at + block] += between @ process.alpha
+        left = between @ process.half.T
+        left *= left
+        variance[at : at + block] = kernel.diagonal(process.variances, prior[rows]) - left.sum(axis=1)
+    return mean, np.maximum(variance, 1e-8)
+
+
+def _any(flags: Bools) -> bool:
+    return bool(flags.any())
+
+
+def _start(kernel: Kernel, assumed: Assumptions) -> Floats:
+    """Logarithms of the learned sizes (mains, pairs, product) and of the noise, at their expected values."""
+    return np.array([math.log(assumed.effect_sd)] * (kernel.components - 2) + [math.log(assumed.noise_sd)])
+
+
+def _unpack(x: Floats, kernel: Kernel, assumed: Assumptions) -> tuple[Floats, float]:
+    variances = np.empty(kernel.components)
+    variances[OFFSET], variances[SLOPE] = assumed.offset_sd**2, assumed.slope_sd**2
+    variances[SLOPE + 1 :] = np.exp(2 * x[:-1])
+    return variances, math.exp(x[-1])
+
+
+def _fitted_on(costs: Costs) -> Codes:
+    if len(costs) <= FITTED_ON:
+        return np.arange(len(costs))
+    cheapest = np.argsort(costs.log_cost, kind="stable")[: FITTED_ON // 2]
+    return np.unique(np.concatenate([cheapest, np.arange(len(costs) - FITTED_ON // 2, len(costs))]))
+
+
+def _subset(data: _Data, chosen: Codes) -> _Data:
+    return _Data(data.stack[:, chosen][:, :, chosen], data.y[chosen], data.bound[chosen], data.priors[chosen])
+
+
+def _choose(sites: tuple[Floats, Floats], chosen: Codes) -> tuple[Floats, Floats]:
+    return sites[0][chosen], sites[1][chosen]
+
+
+def _maximise(data: _Data, sites: tuple[Floats, Floats], start: Floats, kernel: Kernel, assumed: Assumptions) -> Floats:
+    """Sizes and noise with the highest posterior density; log-normal priors keep a few observations from deciding."""
+    target, extra = sites
+    flat = data.stack.reshape(kernel.components, -1)
+    free = slice(SLOPE + 1, None)
+    spread = np.array([assumed.effect_spread] * (len(start) - 1) + [assumed.noise_spread])
+    measured = ~data.bound
+    n = len(target)
+
+    def loss(x: Floats) -> tuple[float, Floats]:
+        variances, noise_sd = _unpack(x, kernel, assumed)
+        covariance = (variances @ flat).reshape(n, n)
+        covariance[np.diag_indices(n)] += np.where(measured, noise_sd**2, extra) + _JITTER
+        factor = cho_factor(covariance, lower=True, check_finite=False)
+        alpha = cho_solve(factor, target, check_finite=False)
+        inverse = cho_solve(factor, np.eye(n), check_finite=False)
+        slope = (inverse - np.outer(alpha, alpha)).reshape(-1)
+        away = (x - start) / spread
+        value = 0.5 * target @ alpha + np.log(np.diag(factor[0])).sum() + 0.5 * away @ away
+        gradient = away / spread
+        gradient[:-1] += variances[free] * (flat[free] @ slope)
+        gradient[-1] += noise_sd**2 * slope.reshape(n, n)[np.diag_indices(n)][measured].sum()
+        return float(value), gradient
+
+    bounds = [(s - 3 * w, s + 3 * w) for s, w in zip(start, spread, strict=True)]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _MAX_STEPS})
+    best: Floats = found.x
+    return best
+
+
+def _no_sites(data: _Data) -> tuple[Floats, Floats]:
+    return data.y.copy(), np.where(data.bound, _VAGUE, 0.0)
+
+
+def _censor(data: _Data, variances: Floats, noise_sd: float, sites: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+    """Stand-ins (value, variance) for the bounds by expectation propagation: as if each had been measured so.
+
+    A bound far below what is expected anyway says nothing (large variance); one above it lifts the expectation.
+    """
+    if not data.bound.any():
+        return sites
+    target, extra = sites[0].copy(), sites[1].copy()
+    covariance = np.tensordot(variances, data.stack, axes=1)
+    at = np.flatnonzero(data.bound)
+    for _ in range(_SWEEPS):
+        noise = np.where(data.bound, extra, noise_sd**2) + _JITTER
+        solved = np.linalg.solve(covariance + np.diag(noise), np.column_stack([covariance, target]))
+        mean = covariance @ solved[:, -1]
+        variance = np.maximum(np.diag(covariance - covariance @ solved[:, :-1]), 1e-10)
+        target[at], extra[at] = _stand_in(mean[at], variance[at], target[at], extra[at], data.y[at], noise_sd)
+    return target, extra
+
+
+def _stand_in(
+    mean: Floats, variance: Floats, target: Floats, extra: Floats, bound: Floats, noise_sd: float
+) -> tuple[Floats, Floats]:
+    """Moment matching of a normal cut off below the bound."""
+    precision = np.maximum(1 / variance - 1 / extra, 1e-6)
+    cavity_variance = 1 / precision
+    cavity_mean = cavity_variance * (mean / variance - target / extra)
+    spread = np.sqrt(cavity_variance + noise_sd**2)
+    z = (cavity_mean - bound) / spread
+    ratio = np.exp(-0.5 * z**2 - 0.5 * math.log(2 * math.pi) - log_ndtr(z))
+    cut_mean = cavity_mean + cavity_variance * ratio / spread
+    cut_variance = np.maximum(cavity_variance - cavity_variance**2 * ratio * (ratio + z) / spread**2, 1e-8)
+    new_precision = np.clip(1 / cut_variance - precision, 1 / _VAGUE, 1e6)
+    new_target = (cut_mean / cut_variance - cavity_mean * precision) / new_precision
+    vague = new_precision <= 1 / _VAGUE
+    return np.where(vague, cut_mean, new_target), 1 / new_precision
+
+
+def _solve(
+    data: _Data,
+    target: Floats,
+    extra: Floats,
+    variances: Floats,
+    noise_sd: float,
+    which: Codes,
+    shift: float,
+    assumed: Assumptions,
+) -> Process:
+    n = len(target)
+    covariance = np.tensordot(variances, data.stack, axes=1)
+    noise = np.where(data.bound, extra, noise_sd**2) + _JITTER
+    factor = np.linalg.cholesky(covariance + np.diag(noise)) if n else np.zeros((0, 0))
+    half = solve_triangular(factor, np.eye(n), lower=True) if n else factor
+    inverse = half.T @ half
+    alpha = inverse @ target
+    # Leaving one out: mean y - alpha / inverse_ii, variance 1 / inverse_ii. Stand-ins are no evidence.
+    scale = np.diag(inverse)[~data.bound]
+    evidence = 0.5 * (np.log(scale) - alpha[~data.bound] ** 2 / scale - math.log(2 * math.pi)).sum()
+    slope = variances[SLOPE] * float(data.priors @ alpha)
+    offset = variances[OFFSET] * float(alpha.sum())
+    return Process(
+        assumed,
+        variances,
+        noise_sd,
+        which,
+        shift,
+        alpha,
+        half,
+        slope=(1.0 if assumed.with_prior else 0.0) + slope,
+        offset=offset,
+        evidence=float(evidence),
+    )
