@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit, log_expit
 
 from tuner.study.prior_gp.kernel import Kernel
@@ -24,6 +25,7 @@ OFFSET_SD, SLOPE_SD, MAINS_SD, PAIRS_SD, PRODUCT_SD = 1.2, 0.4, 1.6, 2.2, 2.0
 
 _NEWTON_STEPS = 30
 _TOLERANCE = 1e-6
+_SHORTEST = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,26 +55,41 @@ def fit(kernel: Kernel, codes: Codes, logit: Floats, labels: Labels) -> Head:
         return Head(which, logit, np.zeros(0), np.zeros((0, 0)))
     covariance = np.tensordot(component_variances(kernel), kernel.stack(codes[which], logit[which]), axes=1)
     good = labels.good.astype(float)
-    latent = np.zeros(n)
     a = np.zeros(n)
-    before = -math.inf
+    value = _objective(a, covariance, logit[which], labels.good)
     for _ in range(_NEWTON_STEPS):
-        probability = expit(latent + logit[which])
-        weight = np.maximum(probability * (1 - probability), 1e-9)
-        root = np.sqrt(weight)
-        inner = np.linalg.cholesky(np.eye(n) + root[:, None] * covariance * root)
-        b = weight * latent + good - probability
-        middle = np.linalg.solve(inner.T, np.linalg.solve(inner, root * (covariance @ b)))
-        a = b - root * middle
-        latent = covariance @ a
-        value = float(-0.5 * a @ latent + log_expit(np.where(labels.good, 1, -1) * (latent + logit[which])).sum())
+        step = _newton(a, covariance, logit[which], good) - a
+        length = 1.0
+        # Where the model was sure and wrong the curvature is almost flat and a full step overshoots.
+        while length > _SHORTEST and _objective(a + length * step, covariance, logit[which], labels.good) < value:
+            length /= 2
+        a = a + length * step
+        before, value = value, _objective(a, covariance, logit[which], labels.good)
         if abs(value - before) < _TOLERANCE:
             break
-        before = value
+    latent = covariance @ a
     probability = expit(latent + logit[which])
     root = np.sqrt(np.maximum(probability * (1 - probability), 1e-9))
     inner = np.linalg.cholesky(np.eye(n) + root[:, None] * covariance * root)
     return Head(which, logit, good - probability, np.linalg.solve(inner, np.diag(root)))
+
+
+def _objective(a: Floats, covariance: Floats, logit: Floats, good: NDArray[np.bool_]) -> float:
+    """Log posterior density of latent = covariance a, up to a constant."""
+    latent = covariance @ a
+    return float(-0.5 * a @ latent + log_expit(np.where(good, 1, -1) * (latent + logit)).sum())
+
+
+def _newton(a: Floats, covariance: Floats, logit: Floats, good: Floats) -> Floats:
+    """The next iterate of Newton's method (Rasmussen and Williams, algorithm 3.1)."""
+    latent = covariance @ a
+    probability = expit(latent + logit)
+    weight = np.maximum(probability * (1 - probability), 1e-9)
+    root = np.sqrt(weight)
+    factor = cho_factor(np.eye(len(a)) + root[:, None] * covariance * root, lower=True, check_finite=False)
+    b = weight * latent + good - probability
+    new: Floats = b - root * cho_solve(factor, root * (covariance @ b), check_finite=False)
+    return new
 
 
 def log_probability(head: Head, kernel: Kernel, codes: Codes, rows: Codes, block: int = 4096) -> Floats:

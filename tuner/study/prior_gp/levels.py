@@ -24,6 +24,8 @@ SAME_BUNDLE = 0.4
 """Share of a bundle's effect that all its parameterizations have in common, whatever their parameters."""
 LENGTH = 0.7
 """Length scale of ordinal values relative to their whole range: neighbours are alike, ends are not."""
+ROUGH = 0.15
+"""Share of an ordinal effect that jumps from level to level: engines have cliffs."""
 _LOG_SPAN = 4.0  # values that span more than this factor are compared by their ratio, as batch sizes are
 
 
@@ -44,7 +46,8 @@ def ordinal(values: Sequence[float]) -> Table:
         x = np.log(x)
     span = float(x.max() - x.min()) or 1.0
     d = math.sqrt(5) * np.abs(x[:, None] - x[None, :]) / span / LENGTH
-    table: Table = (1 + d + d**2 / 3) * np.exp(-d)
+    smooth = (1 + d + d**2 / 3) * np.exp(-d)
+    table: Table = (1 - ROUGH) * smooth + ROUGH * identity(list(values))
     return table
 
 

@@ -1,4 +1,4 @@
-"""One Gaussian process on log cost: component sizes and noise learned by maximum a posteriori, bounds as censored data.
+"""One Gaussian process on log cost: component sizes and noise learned by maximum a posteriori.
 
 With the engine model as mean (`with_prior`) what is modelled is the residual: offset, slope and effects correct it.
 Without, only the mean of what was observed is assumed. Knows no candidates beyond what a kernel says of them.
@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
-from scipy.special import log_ndtr
 
 from tuner.study.prior_gp.kernel import OFFSET, SLOPE, Kernel
-from tuner.study.prior_gp.observations import Costs
+from tuner.study.prior_gp.observations import BOUND_GAP, BOUND_SD, Costs
 
 Codes = NDArray[np.intp]
 Floats = NDArray[np.float64]
@@ -43,9 +42,8 @@ WITHOUT_PRIOR = Assumptions(with_prior=False, effect_sd=0.35, slope_sd=0.0)
 
 FITTED_ON = 120
 """Sizes are learned from at most so many observations: the cheapest half and the latest half."""
-_VAGUE = 1e4  # variance of a bound about which nothing is known yet
 _JITTER = 1e-8
-_SWEEPS = 4
+_SURPRISE = -4.0  # floor of one log predictive density: a single outlier does not decide between the processes
 _MAX_STEPS = 40
 
 
@@ -62,7 +60,7 @@ class Process:
     half: Floats  # inverse of the lower Cholesky factor
     slope: float
     offset: float
-    evidence: float  # sum of leave-one-out log predictive densities of the measured observations
+    evidence: float  # sum of leave-one-out log predictive densities of the observations
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ class _Data:
 
     stack: Floats
     y: Floats
-    bound: Bools
+    extra: Floats  # variance beyond the noise
     priors: Floats
 
 
@@ -80,16 +78,12 @@ def fit(kernel: Kernel, codes: Codes, prior: Floats, center: float, costs: Costs
     shift = (
         center if assumed.with_prior else float(costs.log_cost[~costs.bound].mean()) if _any(~costs.bound) else center
     )
-    y = costs.log_cost - shift - (prior[costs.which] if assumed.with_prior else 0.0)
-    data = _Data(kernel.stack(codes[costs.which], prior[costs.which]), y, costs.bound, prior[costs.which])
-    start = _start(kernel, assumed)
-    sites = _censor(data, *_unpack(start, kernel, assumed), _no_sites(data))
+    y = costs.log_cost + BOUND_GAP * costs.bound - shift - (prior[costs.which] if assumed.with_prior else 0.0)
+    data = _Data(kernel.stack(codes[costs.which], prior[costs.which]), y, BOUND_SD**2 * costs.bound, prior[costs.which])
+    x = _start(kernel, assumed)
     if len(costs):
-        chosen = _fitted_on(costs)
-        start = _maximise(_subset(data, chosen), _choose(sites, chosen), start, kernel, assumed)
-    variances, noise_sd = _unpack(start, kernel, assumed)
-    target, extra = _censor(data, variances, noise_sd, sites)
-    return _solve(data, target, extra, variances, noise_sd, costs.which, shift, assumed)
+        x = _maximise(_subset(data, _fitted_on(costs)), x, kernel, assumed)
+    return _solve(data, *_unpack(x, kernel, assumed), costs.which, shift, assumed)
 
 
 def believe(process: Process, kernel: Kernel, codes: Codes, prior: Floats, which: Codes) -> Process:
@@ -166,26 +160,21 @@ def _fitted_on(costs: Costs) -> Codes:
 
 
 def _subset(data: _Data, chosen: Codes) -> _Data:
-    return _Data(data.stack[:, chosen][:, :, chosen], data.y[chosen], data.bound[chosen], data.priors[chosen])
+    return _Data(data.stack[:, chosen][:, :, chosen], data.y[chosen], data.extra[chosen], data.priors[chosen])
 
 
-def _choose(sites: tuple[Floats, Floats], chosen: Codes) -> tuple[Floats, Floats]:
-    return sites[0][chosen], sites[1][chosen]
-
-
-def _maximise(data: _Data, sites: tuple[Floats, Floats], start: Floats, kernel: Kernel, assumed: Assumptions) -> Floats:
+def _maximise(data: _Data, start: Floats, kernel: Kernel, assumed: Assumptions) -> Floats:
     """Sizes and noise with the highest posterior density; log-normal priors keep a few observations from deciding."""
-    target, extra = sites
+    target = data.y
     flat = data.stack.reshape(kernel.components, -1)
     free = slice(SLOPE + 1, None)
     spread = np.array([assumed.effect_spread] * (len(start) - 1) + [assumed.noise_spread])
-    measured = ~data.bound
     n = len(target)
 
     def loss(x: Floats) -> tuple[float, Floats]:
         variances, noise_sd = _unpack(x, kernel, assumed)
         covariance = (variances @ flat).reshape(n, n)
-        covariance[np.diag_indices(n)] += np.where(measured, noise_sd**2, extra) + _JITTER
+        covariance[np.diag_indices(n)] += noise_sd**2 + data.extra + _JITTER
         factor = cho_factor(covariance, lower=True, check_finite=False)
         alpha = cho_solve(factor, target, check_finite=False)
         inverse = cho_solve(factor, np.eye(n), check_finite=False)
@@ -194,7 +183,7 @@ def _maximise(data: _Data, sites: tuple[Floats, Floats], start: Floats, kernel: 
         value = 0.5 * target @ alpha + np.log(np.diag(factor[0])).sum() + 0.5 * away @ away
         gradient = away / spread
         gradient[:-1] += variances[free] * (flat[free] @ slope)
-        gradient[-1] += noise_sd**2 * slope.reshape(n, n)[np.diag_indices(n)][measured].sum()
+        gradient[-1] += noise_sd**2 * slope.reshape(n, n)[np.diag_indices(n)].sum()
         return float(value), gradient
 
     bounds = [(s - 3 * w, s + 3 * w) for s, w in zip(start, spread, strict=True)]
@@ -203,67 +192,25 @@ def _maximise(data: _Data, sites: tuple[Floats, Floats], start: Floats, kernel: 
     return best
 
 
-def _no_sites(data: _Data) -> tuple[Floats, Floats]:
-    return data.y.copy(), np.where(data.bound, _VAGUE, 0.0)
-
-
-def _censor(data: _Data, variances: Floats, noise_sd: float, sites: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
-    """Stand-ins (value, variance) for the bounds by expectation propagation: as if each had been measured so.
-
-    A bound far below what is expected anyway says nothing (large variance); one above it lifts the expectation.
-    """
-    if not data.bound.any():
-        return sites
-    target, extra = sites[0].copy(), sites[1].copy()
-    covariance = np.tensordot(variances, data.stack, axes=1)
-    at = np.flatnonzero(data.bound)
-    for _ in range(_SWEEPS):
-        noise = np.where(data.bound, extra, noise_sd**2) + _JITTER
-        solved = np.linalg.solve(covariance + np.diag(noise), np.column_stack([covariance, target]))
-        mean = covariance @ solved[:, -1]
-        variance = np.maximum(np.diag(covariance - covariance @ solved[:, :-1]), 1e-10)
-        target[at], extra[at] = _stand_in(mean[at], variance[at], target[at], extra[at], data.y[at], noise_sd)
-    return target, extra
-
-
-def _stand_in(
-    mean: Floats, variance: Floats, target: Floats, extra: Floats, bound: Floats, noise_sd: float
-) -> tuple[Floats, Floats]:
-    """Moment matching of a normal cut off below the bound."""
-    precision = np.maximum(1 / variance - 1 / extra, 1e-6)
-    cavity_variance = 1 / precision
-    cavity_mean = cavity_variance * (mean / variance - target / extra)
-    spread = np.sqrt(cavity_variance + noise_sd**2)
-    z = (cavity_mean - bound) / spread
-    ratio = np.exp(-0.5 * z**2 - 0.5 * math.log(2 * math.pi) - log_ndtr(z))
-    cut_mean = cavity_mean + cavity_variance * ratio / spread
-    cut_variance = np.maximum(cavity_variance - cavity_variance**2 * ratio * (ratio + z) / spread**2, 1e-8)
-    new_precision = np.clip(1 / cut_variance - precision, 1 / _VAGUE, 1e6)
-    new_target = (cut_mean / cut_variance - cavity_mean * precision) / new_precision
-    vague = new_precision <= 1 / _VAGUE
-    return np.where(vague, cut_mean, new_target), 1 / new_precision
-
-
 def _solve(
     data: _Data,
-    target: Floats,
-    extra: Floats,
     variances: Floats,
     noise_sd: float,
     which: Codes,
     shift: float,
     assumed: Assumptions,
 ) -> Process:
-    n = len(target)
+    n = len(data.y)
     covariance = np.tensordot(variances, data.stack, axes=1)
-    noise = np.where(data.bound, extra, noise_sd**2) + _JITTER
+    noise = noise_sd**2 + data.extra + _JITTER
     factor = np.linalg.cholesky(covariance + np.diag(noise)) if n else np.zeros((0, 0))
     half = solve_triangular(factor, np.eye(n), lower=True) if n else factor
     inverse = half.T @ half
-    alpha = inverse @ target
-    # Leaving one out: mean y - alpha / inverse_ii, variance 1 / inverse_ii. Stand-ins are no evidence.
-    scale = np.diag(inverse)[~data.bound]
-    evidence = 0.5 * (np.log(scale) - alpha[~data.bound] ** 2 / scale - math.log(2 * math.pi)).sum()
+    alpha = inverse @ data.y
+    # Leaving one out: mean y - alpha / inverse_ii, variance 1 / inverse_ii.
+    scale = np.diag(inverse)
+    density = 0.5 * (np.log(scale) - alpha**2 / scale - math.log(2 * math.pi))
+    evidence = np.logaddexp(density, _SURPRISE).sum()
     slope = variances[SLOPE] * float(data.priors @ alpha)
     offset = variances[OFFSET] * float(alpha.sum())
     return Process(

@@ -56,9 +56,9 @@ def propose(
     view = _look(table, seen, rows)
     origin = next_start(history)
     if origin == "model":
-        at = _models_best(table, seen, free)
+        at = _models_best(view, seen)
         if at is not None:
-            return _explain(view, int(np.searchsorted(rows, at)), origin)
+            return _explain(view, at, origin)
     if origin == "random":
         return _explain(view, _random(view, rng), origin)
     return _explain(view, int(np.argmax(view.score)), "sampler")
@@ -112,13 +112,14 @@ def _incumbent(costing: Costing, seen: Observations, mean: Floats, feasible: Flo
     return min(float(likely.min() if len(likely) else mean.min()), seen.outside)
 
 
-def _models_best(table: CandidateTable, seen: Observations, free: NDArray[np.bool_]) -> int | None:
-    """The cheapest predicted free candidate of a stratum where nothing was tried yet."""
-    taken = {int(table.strata[i]) for i in seen.tried}
-    for i in table.by_prior:
-        if free[i] and int(table.strata[i]) not in taken:
-            return int(i)
-    return None
+def _models_best(view: _View, seen: Observations) -> int | None:
+    """The cheapest predicted likely candidate of a stratum where nothing was tried yet."""
+    table, rows = view.table, view.rows
+    untouched = ~np.isin(table.strata[rows], table.strata[list(seen.tried)])
+    if not untouched.any():
+        return None
+    worth = np.where(untouched, view.log_feasible - table.prior[rows], -np.inf)
+    return int(np.argmax(worth))
 
 
 def _random(view: _View, rng: np.random.Generator) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,12 +40,6 @@ class CandidateTable:
 
     def __len__(self) -> int:
         return len(self.candidates)
-
-    @cached_property
-    def by_prior(self) -> Codes:
-        """Candidates as the engine model ranks them: those that fit first, cheapest first."""
-        doubtful = np.array([c.margin_gib < 0 for c in self.candidates])
-        return np.lexsort((np.arange(len(self)), self.prior, doubtful))
 
 
 def tabulate(problem: Problem) -> CandidateTable:
