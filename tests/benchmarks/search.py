@@ -5,9 +5,9 @@
     python tests/benchmarks/search.py --speed                          # CPU time of one ask
 
 Worlds are those of tests/support/worlds.py. Seeds of the split `design` were looked at while the sampler was built;
-those of `final` were not. Regret is the true cost of the configuration with the lowest measured cost so far, relative to
-the best of the world. `tpe-blind` and `nsga2` see a flat model; `random` sees none. `holds` is the share of worlds whose
-exported (confirmed) configuration truly meets its limits at the rate it is exported at, `naive` the share for the
+those of `final` were not. Regret is the true cost of the configuration with the lowest measured cost so far, relative
+to the best of the world. `tpe-blind` and `nsga2` see a flat model; `random` sees none. `holds` is the share of worlds
+whose exported (confirmed) configuration truly meets its limits at the rate it is exported at, `naive` the share for the
 cheapest measured one at its measured capacity.
 """
 
@@ -155,10 +155,10 @@ def print_speed() -> None:
 
 def time_of_ask(candidates: int, trials: int) -> float:
     """Milliseconds, the median of three; the table of candidates is made before."""
-    import numpy as np  # noqa: PLC0415 - only for this
-    from support.big_space import a_big_problem, a_history  # noqa: PLC0415 - only for this
+    import numpy as np
+    from support.big_space import a_big_problem, a_history
 
-    from tuner.study.prior_gp.proposal import propose  # noqa: PLC0415 - only for this
+    from tuner.study.prior_gp.proposal import propose
 
     problem = a_big_problem(candidates)
     history = a_history(problem, trials, np.random.default_rng(1))

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.problems import ENGINE_DEFAULT, a_config, a_problem, candidates, dimensions
 
+from tuner.study.alternatives import nearest
 from tuner.study.history import PastTrial
 from tuner.study.params import distributions, snap
 from tuner.study.problem import coordinates
-from tuner.study.alternatives import nearest
 from tuner.study.sampler import MODEL_PICKS, choose, strata, trial_seed
 
 PROBLEM = a_problem(seeds=[])

@@ -1,8 +1,8 @@
 """Optuna's own samplers behind the filter of valid candidates: TPE, and its Gaussian process where torch is installed.
 
 What they propose is drawn from the full grid; of the proposals that are untried candidates the best predicted is taken,
-else the candidate nearest to one of them. TPE learns from all that PRUNED trials say. Optuna's `GPSampler` reads COMPLETE
-trials only, so it is shown failures and missed limits as the worst cost so far, and a bound as if it were the cost.
+else the candidate nearest to one of them. TPE learns from all that PRUNED trials say. Optuna's `GPSampler` reads
+COMPLETE trials only: it is shown failures and missed limits as the worst cost so far, a bound as if it were the cost.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ ABANDONED = "abandoned before start"
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """What to try next and why: `seed:<name>`, `model`, `random`, `sampler` or `retry`.
+    """What to try next and why: `seed:<name>`, `model`, `sampler` or `retry`.
 
     `reasons` are what was believed of it: predicted cost, probability to work, expected improvement, ...
     """

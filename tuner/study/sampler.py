@@ -12,10 +12,10 @@ from typing import Literal
 
 import numpy as np
 
+from tuner.space.config import Choice, ServingConfig
 from tuner.study import alternatives
 from tuner.study.history import PastTrial
 from tuner.study.prior_gp.proposal import propose
-from tuner.study.prior_gp.table import stratum
 from tuner.study.problem import Candidate, Problem
 from tuner.study.record import Pick
 
@@ -36,7 +36,7 @@ def choose(
             return Pick(config, f"seed:{name}")
     if method == "prior-gp":
         proposal = propose(problem, history, number=number, seed=seed, pool=pool)
-        return proposal and Pick(proposal.candidate.config, proposal.origin, proposal.reasons)
+        return Pick(proposal.candidate.config, proposal.origin, proposal.reasons) if proposal else None
     here = [c for c in problem.candidates if c.config.pool == pool]
     untried = [c for c in here if c.config.fingerprint not in tried]
     if not untried:
@@ -54,10 +54,18 @@ def strata(candidates: Iterable[Candidate]) -> list[Candidate]:
     """The best predicted candidate of each (layout, weights), cheapest first; doubtful ones after the fitting."""
     best: dict[object, Candidate] = {}
     for candidate in candidates:
-        key = stratum(candidate.config)
+        key = _stratum(candidate.config)
         if key not in best or alternatives.merit(candidate) < alternatives.merit(best[key]):
             best[key] = candidate
     return sorted(best.values(), key=alternatives.merit)
+
+
+def _stratum(config: ServingConfig) -> object:
+    """Layout and weights; where a space has no `weights`, every bundle's name."""
+    weights = config.get("weights")
+    if isinstance(weights, Choice):
+        return (config.layout, weights.name)
+    return (config.layout, tuple(value.name for _, value in config.values if isinstance(value, Choice)))
 
 
 def trial_seed(seed: int, number: int, phase: int = 0) -> int:

@@ -29,6 +29,7 @@ from tuner.study.events import (
 )
 from tuner.study.floor import Flight, Floor
 from tuner.study.history import PastTrial, counted, measured_by_cost
+from tuner.study.incumbent import by_posterior
 from tuner.study.lock import Ownership
 from tuner.study.opening import EXIT_REASON, STOPPED_BY, open_confirmations, open_study
 from tuner.study.problem import Problem
@@ -298,7 +299,7 @@ class _Search:
 
     def _confirm(self) -> tuple[ExitReason, str]:
         history = self._trials.history()
-        ranked = measured_by_cost(history)
+        ranked = by_posterior(self._problem, history)
         if not ranked:
             return _nothing_measured(history, self._stopped_by)
         step = confirm.Step()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit, log_expit
 
-from tuner.study.prior_gp.kernel import Kernel
+from tuner.study.prior_gp.kernel import BLOCK, Kernel
 from tuner.study.prior_gp.observations import Labels
 
 Codes = NDArray[np.intp]
@@ -92,7 +92,7 @@ def _newton(a: Floats, covariance: Floats, logit: Floats, good: Floats) -> Float
     return new
 
 
-def log_probability(head: Head, kernel: Kernel, codes: Codes, rows: Codes, block: int = 4096) -> Floats:
+def log_probability(head: Head, kernel: Kernel, codes: Codes, rows: Codes, block: int = BLOCK) -> Floats:
     """Log probability of some candidates, averaged over what the classifier does not know."""
     variances = component_variances(kernel)
     found = np.empty(len(rows))

@@ -24,6 +24,11 @@ Floats = NDArray[np.float64]
 OFFSET, SLOPE = 0, 1
 """Places of the first two components; mains follow, then pairs, then the product."""
 
+BLOCK = 1024
+"""Candidates at a time: with 50 observations a block stays in a core's cache."""
+FEW = 256
+"""Up to so many points the covariance is computed directly, not by way of the halves' combinations."""
+
 
 @dataclass(frozen=True, slots=True)
 class Main:
@@ -60,20 +65,24 @@ class Kernel:
     def pair_count(self) -> int:
         return max(1, len(self.own) * (len(self.own) - 1) // 2)
 
-    def stack(self, codes: Codes, prior: Floats) -> Floats:
-        """Every component between a few points: shape (components, n, n)."""
-        n = len(codes)
-        dims = range(len(self.own))
-        own = [self.own[d][np.ix_(codes[:, d], codes[:, d])] for d in dims]
-        ones = np.ones((n, n))
-        product = np.prod([self.alike[d][np.ix_(codes[:, d], codes[:, d])] for d in dims] or [ones], axis=0)
-        total = sum(own, np.zeros((n, n)))
-        squares = sum((table**2 for table in own), np.zeros((n, n)))
-        mains = [m.table[np.ix_(codes[:, m.dimension], codes[:, m.dimension])] for m in self.mains]
-        pairs = (total**2 - squares) / 2 / self.pair_count
-        if len(self.own) < 2:  # noqa: PLR2004 - a pair needs two
-            pairs = np.zeros((n, n))
-        return np.stack([ones, np.outer(prior, prior), *mains, pairs, product])
+    def stack(self, codes: Codes, prior: Floats, others: tuple[Codes, Floats] | None = None) -> Floats:
+        """Every component between a few points, or between them and others: shape (components, n, m)."""
+        right, right_prior = others if others is not None else (codes, prior)
+        shape = (len(codes), len(right))
+        at = [np.ix_(codes[:, d], right[:, d]) for d in range(len(self.own))]
+        own = [self.own[d][where] for d, where in enumerate(at)]
+        product = np.ones(shape)
+        for d, where in enumerate(at):
+            product *= self.alike[d][where]
+        total = sum(own, np.zeros(shape))
+        squares = sum((table**2 for table in own), np.zeros(shape))
+        mains = [m.table[at[m.dimension]] for m in self.mains]
+        pairs = (total**2 - squares) / 2 / self.pair_count if len(own) > 1 else np.zeros(shape)
+        return np.stack([np.ones(shape), np.outer(prior, right_prior), *mains, pairs, product])
+
+    def between(self, sizes: Floats, codes: Codes, prior: Floats, others: tuple[Codes, Floats]) -> Floats:
+        """The covariance of a few points with a few others."""
+        return np.asarray(np.tensordot(sizes, self.stack(codes, prior, others), axes=1), dtype=np.float64)
 
     def cross(self, sizes: Floats, codes: Codes, prior: Floats) -> Cross:
         """The covariance of any candidate with a few points, for given component variances."""
@@ -81,9 +90,8 @@ class Kernel:
 
     def diagonal(self, sizes: Floats, prior: Floats) -> Floats:
         """Each point's own variance before anything is observed."""
-        rest = float(sizes.sum() - sizes[SLOPE]) - (sizes[-2] if len(self.own) < 2 else 0.0)  # noqa: PLR2004
-        variance: Floats = rest + sizes[SLOPE] * prior**2
-        return variance
+        rest = float(sizes.sum() - sizes[SLOPE]) - (sizes[-2] if len(self.own) < 2 else 0.0)
+        return np.asarray(rest + sizes[SLOPE] * prior**2, dtype=np.float64)
 
     def combination(self, half: int) -> tuple[Codes, Codes]:
         """The distinct level combinations of a half, and which one each candidate has."""
@@ -134,7 +142,7 @@ class Cross:
         block += self._added[1][b]
         if self._sizes[SLOPE]:
             block += np.outer(prior, self._sizes[SLOPE] * self._prior)
-        return block
+        return np.asarray(block, dtype=np.float64)
 
 
 def _halves(levels: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -42,7 +42,7 @@ def categorical(levels: Sequence[object], shared: float) -> Table:
 def ordinal(values: Sequence[float]) -> Table:
     """Matern 5/2 over positions in [0, 1]; by ratio where positive values span more than a factor of four."""
     x = np.asarray(values, dtype=float)
-    if x.min() > 0 and x.max() / x.min() > _LOG_SPAN:
+    if x.min() > 0 and x.max() > _LOG_SPAN * x.min():
         x = np.log(x)
     span = float(x.max() - x.min()) or 1.0
     d = math.sqrt(5) * np.abs(x[:, None] - x[None, :]) / span / LENGTH
@@ -57,11 +57,11 @@ def is_ordinal(levels: Sequence[Level]) -> bool:
 
 
 def mains(levels: Sequence[Level]) -> dict[str, Table]:
-    """The tables of a dimension's own effects, by a suffix of the effect's name; each has a size of its own to learn."""
+    """The tables of a dimension's own effects, by a suffix of the effect's name; the size of each is learned apart."""
     if any(isinstance(v, Layout) for v in levels):
         return {"": identity(levels), **{f".{part}": table for part, table in _layout_parts(levels).items()}}
     if is_ordinal(levels):
-        return {"": ordinal([float(v) for v in levels])}  # type: ignore[arg-type] # is_ordinal has checked
+        return {"": ordinal([float(v) for v in levels])}  # type: ignore[arg-type] # checked
     if any(isinstance(v, Choice) and v.params for v in levels):
         return {"": bundles(levels, 0.0)}
     return {"": identity(levels)}
@@ -74,7 +74,7 @@ def alike(levels: Sequence[Level]) -> Table:
         shape = sum(parts, np.zeros((len(levels), len(levels)))) / len(parts) if parts else identity(levels)
         return 0.5 * shape + 0.5 * categorical(levels, SHARED)
     if is_ordinal(levels):
-        return ordinal([float(v) for v in levels])  # type: ignore[arg-type] # is_ordinal has checked
+        return ordinal([float(v) for v in levels])  # type: ignore[arg-type] # checked
     return bundles(levels, SHARED)
 
 

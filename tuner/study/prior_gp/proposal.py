@@ -1,4 +1,4 @@
-"""Which candidate is tried next and why: a few starting points, then the largest expected constrained improvement.
+"""Which candidate is tried next and why: the model's best first, then the largest expected constrained improvement.
 
 Pure function of problem, history, number and seed; keeps nothing. Never proposes what was tried.
 """
@@ -22,16 +22,12 @@ from tuner.study.problem import Candidate, Problem
 Codes = NDArray[np.intp]
 Floats = NDArray[np.float64]
 
-START = ("model", "model", "random", "model", "random")
-"""Where a study begins: the model's best of distinct strata, and points that ignore it, so that it can be found out.
-Seeds inside the grid count as points that ignore it."""
-
 _LIKELY = math.log(0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A candidate, where it comes from (`model`, `random`, `sampler`), and what was believed of it."""
+    """A candidate, where it comes from (`model`: first of all, `sampler`), and what was believed of it."""
 
     candidate: Candidate
     origin: str
@@ -51,31 +47,13 @@ def propose(
     rows = np.flatnonzero(free)
     if not len(rows):
         return None
+    view = _look(table, seen, rows)
+    # Equal scores occur (a parameter that does nothing in the model): the choice among them is the seed's.
     lost = sum(trial.state == "abandoned" for trial in history)
     rng = np.random.default_rng([seed, number - lost])
-    view = _look(table, seen, rows)
-    origin = next_start(history)
-    if origin == "model":
-        at = _models_best(view, seen)
-        if at is not None:
-            return _explain(view, at, origin)
-    if origin == "random":
-        return _explain(view, _random(view, rng), origin)
-    return _explain(view, int(np.argmax(view.score)), "sampler")
-
-
-def next_start(history: Sequence[PastTrial]) -> str | None:
-    """The kind of the next starting point, or None when the start is over."""
-    left = list(START)
-    for trial in history:
-        if trial.state == "abandoned" or trial.config_json.get("only"):
-            continue
-        kind = "model" if trial.origin == "model" else "random"
-        if kind in left:
-            left.remove(kind)
-        elif left:
-            left.pop()
-    return left[0] if left else None
+    if not len(seen.tried):
+        return _explain(view, _first_of_best(view.log_feasible - table.prior[rows], rng), "model")
+    return _explain(view, _first_of_best(view.score, rng), "sampler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,21 +90,9 @@ def _incumbent(costing: Costing, seen: Observations, mean: Floats, feasible: Flo
     return min(float(likely.min() if len(likely) else mean.min()), seen.outside)
 
 
-def _models_best(view: _View, seen: Observations) -> int | None:
-    """The cheapest predicted likely candidate of a stratum where nothing was tried yet."""
-    table, rows = view.table, view.rows
-    untouched = ~np.isin(table.strata[rows], table.strata[list(seen.tried)])
-    if not untouched.any():
-        return None
-    worth = np.where(untouched, view.log_feasible - table.prior[rows], -np.inf)
-    return int(np.argmax(worth))
-
-
-def _random(view: _View, rng: np.random.Generator) -> int:
-    """Any candidate that probably works."""
-    likely = np.flatnonzero(view.log_feasible > _LIKELY)
-    pool = likely if len(likely) else np.arange(len(view.rows))
-    return int(pool[int(rng.integers(len(pool)))])
+def _first_of_best(score: Floats, rng: np.random.Generator) -> int:
+    best = np.flatnonzero(score >= score.max() - 1e-12)
+    return int(best[int(rng.integers(len(best)))])
 
 
 def _explain(view: _View, at: int, origin: str) -> Proposal:

@@ -1,4 +1,4 @@
-"""The enumerated candidates as arrays: level codes per dimension, what the engine model predicts, names, strata.
+"""The enumerated candidates as arrays: level codes per dimension, what the engine model predicts, names.
 
 A pure function of the problem, made once and kept beside it. Knows no history.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.space.config import Choice, ServingConfig
+from tuner.space.config import ServingConfig
 from tuner.study.prior_gp.kernel import Kernel
 from tuner.study.prior_gp.levels import Level
 from tuner.study.problem import Candidate, Problem
@@ -35,7 +35,6 @@ class CandidateTable:
     fits: Floats
     serves: Floats
     pools: NDArray[np.str_]
-    strata: Codes
     index: dict[str, int]
 
     def __len__(self) -> int:
@@ -60,7 +59,6 @@ def tabulate(problem: Problem) -> CandidateTable:
         fits=np.array([fit_logit(c) for c in candidates]),
         serves=np.array([serve_logit(c) for c in candidates]),
         pools=np.array([c.config.pool for c in candidates], dtype=np.str_),
-        strata=_column([stratum(c.config) for c in candidates])[1],
         index={c.config.fingerprint: i for i, c in enumerate(candidates)},
     )
 
@@ -73,14 +71,6 @@ def table_of(problem: Problem) -> CandidateTable:
     if not _last or _last[0][0].candidates is not problem.candidates:
         _last[:] = [(problem, tabulate(problem))]
     return _last[0][1]
-
-
-def stratum(config: ServingConfig) -> object:
-    """Layout and weights; where a space has no `weights`, every bundle's name."""
-    weights = config.get("weights")
-    if isinstance(weights, Choice):
-        return (config.layout, weights.name)
-    return (config.layout, tuple(value.name for _, value in config.values if isinstance(value, Choice)))
 
 
 def fit_logit(candidate: Candidate) -> float:
@@ -105,7 +95,7 @@ def _column(values: Sequence[object]) -> tuple[list[Level], Codes]:
     """Distinct values in order of first use, and each candidate's."""
     seen: dict[object, int] = {}
     codes = np.array([seen.setdefault(value, len(seen)) for value in values], dtype=np.intp)
-    return list(seen), codes  # type: ignore[arg-type] # levels of dimensions; strata are used for their codes only
+    return list(seen), codes  # type: ignore[arg-type] # hashable levels
 
 
 def _log_costs(candidates: Sequence[Candidate]) -> Floats:
