@@ -41,6 +41,7 @@ lock: $(VENV)/.installed-dev
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links -q --extra postgres --group dev pyproject.toml -o requirements-dev.txt
 
 bench: $(VENV)/.installed-dev
+	$(BIN)/python tests/benchmarks/search.py --worlds 8
 	$(BIN)/python tests/benchmarks/regret.py
 
 clean:

@@ -147,6 +147,9 @@ def search(
     seed_from: Annotated[
         str | None, typer.Option("--seed-from", help="With --new-study: try the best of this study first.")
     ] = None,
+    stop_when_converged: Annotated[
+        bool, typer.Option("--stop-when-converged", help="End when little further gain is expected (prior-gp).")
+    ] = False,
     log_format: Annotated[str, typer.Option("--log-format", help="Progress on stderr: text or json.")] = "text",
     as_json: AsJson = False,
 ) -> None:
@@ -168,6 +171,7 @@ def search(
         new=new_study is not None,
         seed_from=seed_from,
         log_format=log_format,
+        stop_when_converged=stop_when_converged,
     )
     outcome, summary = run_search(request, sys.stderr, _counting("checking points"))
     if as_json:

@@ -47,6 +47,7 @@ class Request:
     new: bool
     seed_from: str | None
     log_format: str = "text"
+    stop_when_converged: bool = False
 
     @property
     def name(self) -> str:
@@ -90,6 +91,7 @@ def run_search(
         seed=request.seed,
         on_event=JsonLog(progress, study=problem.name) if request.log_format == "json" else lines,
         poll_s=1.0,
+        stop_when_converged=request.stop_when_converged,
     )
     return outcome, read_summary(request.storage_url, problem.name)
 

@@ -17,6 +17,8 @@ from support.worlds import World, duration_s
 
 from tuner.errors import UsageError
 from tuner.study import alternatives
+from tuner.study.converged import expected_gain
+from tuner.study.events import StopOffered
 from tuner.study.history import PastTrial
 from tuner.study.incumbent import by_posterior, cost_to_beat
 from tuner.study.params import distributions
@@ -275,6 +277,45 @@ def test_each_pool_gets_its_own_candidates_and_learns_from_the_other():
     assert pick.config.pool == "b200"
     untouched = min(c.predicted_usd_per_million for c in problem.candidates)
     assert pick.reasons["predicted_usd_per_million"] > 1.3 * untouched
+
+
+def proposed_with(gain, weight=0.9, slope=1.0):
+    return {"expected_improvement": gain, "prior_weight": weight, "prior_slope": slope}
+
+
+@pytest.mark.parametrize(
+    ("trials", "proposals", "gain"),
+    [
+        (14, [proposed_with(g) for g in (0.2, 0.004, 0.002, 0.003)], 0.004),
+        (13, [proposed_with(0.001)] * 3, None),
+        (14, [proposed_with(0.001)] * 2, None),
+        (14, [proposed_with(g) for g in (0.004, 0.02, 0.003)], None),
+        (14, [*[proposed_with(0.001)] * 2, proposed_with(0.001, weight=0.4)], None),
+        (14, [*[proposed_with(0.001)] * 2, proposed_with(0.001, slope=0.4)], None),
+    ],
+)
+def test_a_stop_is_offered_when_three_proposals_in_a_row_promised_little(trials, proposals, gain):
+    history = [a_past(n, PROBLEM.candidates[n].config) for n in range(trials)]
+    late = [replace(t, proposal=p) for t, p in zip(history[-len(proposals) :], proposals, strict=True)]
+    assert expected_gain([*history[: -len(proposals)], *late]) == gain
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_the_offered_stop_is_taken_on_request_only(database, stop):
+    problem = a_problem(seeds=[], budget=Budget(trials=22), confirm=ConfirmPlan(top=0))
+    events = []
+    outcome = search(
+        problem,
+        database,
+        FakeCluster(measured).controller(),
+        poll_s=1e4,
+        stop_when_converged=stop,
+        on_event=events.append,
+    )
+    offers = [event for event in events if isinstance(event, StopOffered)]
+    assert outcome.stopped_by == ("converged" if stop else "trials")
+    assert (outcome.counted < 22) is stop
+    assert len(offers) == (0 if stop else 1)
 
 
 class Killed(BaseException):

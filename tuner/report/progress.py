@@ -13,6 +13,7 @@ from tuner.study.events import (
     Event,
     PoolClosed,
     SearchStopped,
+    StopOffered,
     StudyOpened,
     TrialEnded,
     TrialStage,
@@ -49,6 +50,11 @@ class ProgressLines:
             return self._ended(event)
         if isinstance(event, PoolClosed):
             return f"pool {event.pool} is closed for now: {event.reason}"
+        if isinstance(event, StopOffered):
+            return (
+                f"after {event.counted} trials one more is expected to save {event.expected_gain:.1%} at most, by the "
+                "sampler's own figures; Ctrl-C and --stop-when-converged ends the search here"
+            )
         if isinstance(event, SearchStopped):
             return f"searching ends after {event.counted} trials: {_STOPPED[event.why]}"
         if isinstance(event, ConfirmStarted):
@@ -87,6 +93,7 @@ _STOPPED = {
     "gpu_hours": "the GPU-hour budget is spent",
     "usd": "the money budget is spent",
     "space_exhausted": "every point of the space has been tried",
+    "converged": "little further gain is expected",
 }
 
 
