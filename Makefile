@@ -44,6 +44,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python tests/benchmarks/calibrate.py
 	$(BIN)/python tests/benchmarks/model_speed.py
 	$(BIN)/python tests/benchmarks/closed_form_rank.py
+	$(BIN)/python tests/benchmarks/search.py --worlds 8
 	$(BIN)/python tests/benchmarks/regret.py
 
 clean:

@@ -183,7 +183,7 @@ def search(
     runtime: Annotated[str, typer.Option("--runtime", help="kubernetes, local, simulated or external.")] = "kubernetes",
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="Total trials, over resumes.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of a new study; default 0.")] = None,
-    sampler: Annotated[str, typer.Option("--sampler", help="tpe or random.")] = "tpe",
+    sampler: Annotated[str, typer.Option("--sampler", help="prior-gp, tpe, random, or gp (needs torch).")] = "prior-gp",
     world: Annotated[
         int | None,
         typer.Option("--world", min=0, help="Simulated: hidden distortion of the hardware; 0 is none, default 1."),
@@ -198,6 +198,9 @@ def search(
     seed_from: Annotated[
         str | None, typer.Option("--seed-from", help="With --new-study: try the best of this study first.")
     ] = None,
+    stop_when_converged: Annotated[
+        bool, typer.Option("--stop-when-converged", help="End when little further gain is expected (prior-gp).")
+    ] = False,
     log_format: Annotated[str, typer.Option("--log-format", help="Progress on stderr: text or json.")] = "text",
     as_json: AsJson = False,
 ) -> None:
@@ -222,6 +225,7 @@ def search(
         new_study=new_study,
         seed_from=seed_from,
         log_format=log_format,
+        stop_when_converged=stop_when_converged,
     )
     try:
         outcome, summary = run_search(request, sys.stderr, _counting("checking points"))

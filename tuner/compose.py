@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, get_args
+from typing import TYPE_CHECKING, Any, TextIO, cast, get_args
 
 from tuner.errors import NothingFeasible, RuntimeUnusable, UsageError
 from tuner.space.nearest import did_you_mean
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tuner.study.events import SearchOutcome
     from tuner.study.points import Points
     from tuner.study.problem import Problem
+    from tuner.study.sampler import Method
     from tuner.study.summary import StudySummary
 
 RUNTIMES = ("kubernetes", "local", "simulated", "external")
@@ -49,6 +50,7 @@ class Request:
     new_study: str | None
     seed_from: str | None
     log_format: str = "text"
+    stop_when_converged: bool = False
 
     @property
     def name(self) -> str:
@@ -88,10 +90,11 @@ def run_search(
         problem,
         request.storage_url,
         runtime,
-        sampler="random" if request.sampler == "random" else "tpe",
+        sampler=cast("Method", request.sampler),
         seed=request.seed,
         on_event=JsonLog(progress, study=problem.name) if request.log_format == "json" else lines,
         poll_s=1.0,
+        stop_when_converged=request.stop_when_converged,
     )
     return _in_terms_of(request, problem, outcome), read_summary(request.storage_url, problem.name)
 
@@ -107,6 +110,7 @@ def _in_terms_of(request: Request, problem: Problem, outcome: SearchOutcome) -> 
 
 
 def _check(request: Request) -> None:
+    from tuner.study.alternatives import check_installed
     from tuner.study.sampler import Method
 
     if request.runtime not in RUNTIMES:
@@ -115,6 +119,7 @@ def _check(request: Request) -> None:
         raise UsageError(
             f"--sampler {request.sampler}: no such sampler{did_you_mean(request.sampler, get_args(Method))}"
         )
+    check_installed(request.sampler)
     if request.log_format not in LOG_FORMATS:
         raise UsageError(f"--log-format {request.log_format}: is one of {', '.join(LOG_FORMATS)}")
     _check_companions(request)

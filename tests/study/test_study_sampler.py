@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.problems import ENGINE_DEFAULT, a_config, a_problem, candidates, dimensions
 
+from tuner.study.alternatives import nearest
 from tuner.study.history import PastTrial
 from tuner.study.params import distributions, snap
 from tuner.study.problem import coordinates
-from tuner.study.sampler import MODEL_PICKS, choose, nearest, strata, trial_seed
+from tuner.study.sampler import MODEL_PICKS, choose, strata, trial_seed
 
 PROBLEM = a_problem(seeds=[])
 VALID = {c.config.fingerprint: c for c in PROBLEM.candidates}

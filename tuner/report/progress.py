@@ -14,6 +14,7 @@ from tuner.study.events import (
     Event,
     PoolClosed,
     SearchStopped,
+    StopOffered,
     StudyOpened,
     TrialEnded,
     TrialStage,
@@ -51,6 +52,11 @@ class ProgressLines:
             return self._ended(event)
         if isinstance(event, PoolClosed):
             return f"pool {event.pool} is closed for now: {event.reason}"
+        if isinstance(event, StopOffered):
+            return (
+                f"after {event.counted} trials one more is expected to save {event.expected_gain:.1%} at most, by the "
+                "sampler's own figures; Ctrl-C and --stop-when-converged ends the search here"
+            )
         if isinstance(event, SearchStopped):
             return f"searching ends after {event.counted} trials: {STOPPED[event.why]}"
         if isinstance(event, ConfirmStarted):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 from tuner import __version__
 from tuner.probe.capacity import CapacitySearch
@@ -21,7 +22,7 @@ from tuner.runtime.virtual import VirtualLoad
 from tuner.simulator import startup_log
 from tuner.simulator.assemble import EXIT_KILLED, SimulatedEngine, StartUpFailure, simulated_engine
 from tuner.trial.classify import Ending, classify
-from tuner.trial.conclude import figures_of
+from tuner.trial.conclude import NO_VERDICT, figures_of
 from tuner.trial.result import Failure, TrialResult
 from tuner.trial.spec import TrialSpec
 
@@ -58,8 +59,8 @@ class SimulatedRuntime:
         self._runs[spec.id] = _Run(spec, self._now_s)
         self._waiting.append(spec.id)
 
-    def poll(self, timeout_s: float) -> Sequence[Notice]:  # noqa: ARG002 - virtual time does not wait
-        """Compute one started trial, or let the earliest computed one end."""
+    def poll(self, timeout_s: float) -> Sequence[Notice]:
+        """Compute one started trial, or let the earliest computed one end. With none, the virtual time passes."""
         while self._waiting:
             run = self._runs.get(self._waiting.popleft())
             if run is not None and run.result is None:
@@ -68,6 +69,7 @@ class SimulatedRuntime:
                 return [Stage(run.spec.id, f"simulated for {lasted_s:.0f} s of virtual time")]
         running = [run for run in self._runs.values() if run.result is not None and run.ends_s >= 0]
         if not running:
+            self._now_s += timeout_s
             return []
         first = min(running, key=lambda run: (run.ends_s, run.spec.id))
         self._now_s = max(self._now_s, first.ends_s)
@@ -117,6 +119,9 @@ def simulate(spec: TrialSpec, world: int) -> tuple[TrialResult, float]:
     load.run(search)
     outcome = search.outcome
     lasted_s = made.seconds_to_ready + load.now_s + STOP_S
+    if outcome is not None and outcome.kind in NO_VERDICT:
+        invalid = Failure("measurement", outcome.kind, outcome.reason)
+        return _without_figures(spec, invalid, lasted_s, made.seconds_to_ready, state="invalid"), lasted_s
     if outcome is None or outcome.state == "failed":
         return _died(spec, made, outcome, lasted_s), lasted_s
     figures = measurement(outcome, spec.workload.cached_fraction)
@@ -178,11 +183,15 @@ def _died(spec: TrialSpec, made: SimulatedEngine, outcome: Outcome | None, laste
 
 
 def _without_figures(
-    spec: TrialSpec, failure: Failure, lasted_s: float, start_up_s: float | None = None
+    spec: TrialSpec,
+    failure: Failure,
+    lasted_s: float,
+    start_up_s: float | None = None,
+    state: Literal["failed", "invalid"] = "failed",
 ) -> TrialResult:
     return TrialResult(
         id=spec.id,
-        state="failed",
+        state=state,
         failure=failure,
         start_up_s=start_up_s,
         gpu_seconds=spec.gpus * lasted_s,

@@ -21,7 +21,7 @@ from tuner.space.config import ServingConfig
 ExitReason = Literal[
     "confirmed", "nothing_feasible", "no_confirmed_winner", "budget", "runtime_unusable", "interrupted"
 ]
-StoppedBy = Literal["trials", "wall", "gpu_hours", "usd", "space_exhausted"]
+StoppedBy = Literal["trials", "wall", "gpu_hours", "usd", "space_exhausted", "converged"]
 
 _EXIT_CODES: dict[ExitReason, int] = {
     "confirmed": EXIT_OK,
@@ -100,6 +100,14 @@ class PoolClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class StopOffered:
+    """One more trial is expected to save less than `expected_gain` of the cost; the search goes on unless told."""
+
+    expected_gain: float
+    counted: int
+
+
+@dataclass(frozen=True, slots=True)
 class SearchStopped:
     """No further configuration is tried; `why` names the budget that is spent, or the exhausted space."""
 
@@ -128,7 +136,15 @@ class ConfirmEnded:
 
 
 Event = (
-    StudyOpened | TrialStarted | TrialStage | TrialEnded | PoolClosed | SearchStopped | ConfirmStarted | ConfirmEnded
+    StudyOpened
+    | TrialStarted
+    | TrialStage
+    | TrialEnded
+    | PoolClosed
+    | StopOffered
+    | SearchStopped
+    | ConfirmStarted
+    | ConfirmEnded
 )
 OnEvent = Callable[[Event], None]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ class PastTrial:
 
     `usd_per_million` is the measured cost, `bound_usd_per_million` the least a pruned or infeasible one can cost;
     both at today's price. `spec` and `result` are the stored JSON documents. `counted` trials told the study
-    something; a lost or doubtful one did not.
+    something; a lost or doubtful one did not. `proposal` is what the sampler believed of it beforehand.
     """
 
     number: int
@@ -46,6 +46,7 @@ class PastTrial:
     usd_per_million: float | None = None
     bound_usd_per_million: float | None = None
     failure: str | None = None
+    proposal: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -124,6 +125,7 @@ def past(trial: FrozenTrial) -> PastTrial:
         usd_per_million=attrs.get("usd_per_million_output_tokens") if state == "measured" else None,
         bound_usd_per_million=attrs.get("bound_usd_per_million_output_tokens"),
         failure=attrs.get("failure"),
+        proposal=attrs.get("proposal") or {},
     )
 
 

@@ -5,6 +5,7 @@ Knows the file's rules, the engine's start-up rules and the memory model; knows 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -222,7 +223,14 @@ def _candidate(space: Space, deployment: Deployment, prediction: Prediction) -> 
     weights = TokenWeights(**objective.token_weights.model_dump())
     rate = prediction.capacity_req_per_s
     cost = bound_cost(rate, deployment.usd_per_hour, objective.guard, weights, space.workload)
-    return Candidate(deployment.config, cost, rate, prediction.margin_gib)
+    return Candidate(deployment.config, cost, rate, prediction.margin_gib, _ttft_slack(space, prediction))
+
+
+def _ttft_slack(space: Space, prediction: Prediction) -> float | None:
+    limit = space.limits.ttft_p95_s
+    if limit is None or not prediction.ttft_p95_s:
+        return None
+    return math.log(limit / prediction.ttft_p95_s) if math.isfinite(prediction.ttft_p95_s) else -math.inf
 
 
 def complete_seeds(points: Points, seeds: Iterable[Seed]) -> list[tuple[str, ServingConfig]]:

@@ -23,13 +23,15 @@ Must be pure: it is also asked for the price of a configuration that is not star
 class Candidate:
     """A valid configuration with what the engine model predicts of it.
 
-    `margin_gib` is accelerator memory left over per GPU; negative means the model doubts that it fits.
+    `margin_gib` is accelerator memory left over per GPU; negative means the model doubts that it fits. `ttft_slack` is
+    log(limit / predicted TTFT p95) at 95 % of the capacity, or almost idle where that is 0; None where no limit is set.
     """
 
     config: ServingConfig
     predicted_usd_per_million: float
     predicted_capacity_req_per_s: float
     margin_gib: float
+    ttft_slack: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The only writer of trials: ask, spec, result, constraints, tell, in the order that survives SIGKILL anywhere.
 
-    ask        -> a RUNNING trial with its parameters, and config, fingerprint, origin
+    ask        -> a RUNNING trial with its parameters, and config, fingerprint, origin, proposal
     spec       -> the one attribute with everything needed to run; only now may the runtime start it
     result     -> what the runtime reported; from here on the trial is never run again
     constraints, figures, bound -> derived from `result`, each written once
@@ -13,7 +13,7 @@ Knows nothing of runtimes, budgets or samplers' choices.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -35,10 +35,14 @@ ABANDONED = "abandoned before start"
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """What to try next and why: `seed:<name>`, `model`, `sampler` or `retry`."""
+    """What to try next and why: `seed:<name>`, `model`, `sampler` or `retry`.
+
+    `reasons` are what was believed of it: predicted cost, probability to work, expected improvement, ...
+    """
 
     config: ServingConfig
     origin: str
+    reasons: Mapping[str, float] = field(default_factory=dict)
 
 
 class Recorder:
@@ -80,6 +84,8 @@ class Recorder:
         self._set(trial.number, "config", pick.config.as_json())
         self._set(trial.number, "fingerprint", pick.config.fingerprint)
         self._set(trial.number, "origin", pick.origin)
+        if pick.reasons:
+            self._set(trial.number, "proposal", dict(pick.reasons))
         return trial.number
 
     def commit(self, number: int, spec: TrialSpec) -> None:

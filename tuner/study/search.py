@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from tuner.errors import RuntimeUnusable
 from tuner.runtime.protocol import Runtime
 from tuner.study import budget, confirm, retry, sampler
+from tuner.study.converged import expected_gain
 from tuner.study.events import (
     ConfirmEnded,
     ConfirmStarted,
@@ -23,12 +24,14 @@ from tuner.study.events import (
     OnEvent,
     SearchOutcome,
     SearchStopped,
+    StopOffered,
     StoppedBy,
     StudyOpened,
     TrialEnded,
 )
 from tuner.study.floor import Flight, Floor
 from tuner.study.history import PastTrial, counted, measured_by_cost
+from tuner.study.incumbent import by_posterior
 from tuner.study.lock import Ownership
 from tuner.study.opening import EXIT_REASON, STOPPED_BY, open_confirmations, open_study
 from tuner.study.problem import Problem
@@ -47,17 +50,19 @@ def search(
     storage_url: str,
     runtime: Runtime,
     *,
-    sampler: sampler.Method = "tpe",
+    sampler: sampler.Method = sampler.DEFAULT,
     seed: int | None = None,
     on_event: OnEvent | None = None,
     on_write: OnWrite | None = None,
     retries: int = 2,
     poll_s: float = 5.0,
+    stop_when_converged: bool = False,
 ) -> SearchOutcome:
     """Search a problem, or go on with its study, until budget, space or patience ends.
 
     `retries` bounds how often a lost trial's configuration is tried again. `seed` (0 where None) is that of a
     new study; a resumed one keeps its own.
+    `stop_when_converged` takes the stop that is otherwise only offered (see `converged`).
 
     Raises:
         UsageError: the storage cannot be opened, another controller owns the study, or its identity differs.
@@ -68,7 +73,9 @@ def search(
         owner = Ownership(storage, problem.name)
         try:
             write = Writer(owner, on_write)
-            return _Search(problem, storage, runtime, owner, write, sampler, seed, on_event, retries, poll_s).run()
+            session = _Search(problem, storage, runtime, owner, write, sampler, seed, on_event, retries, poll_s)
+            session.stop_when_converged = stop_when_converged
+            return session.run()
         finally:
             owner.release()
     finally:
@@ -108,6 +115,8 @@ class _Search:
         self._started_s = runtime.now_s()
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._stopped_by: StoppedBy | None = None
+        self.stop_when_converged = False
+        self._offered = False
 
     # --- the session
 
@@ -255,6 +264,8 @@ class _Search:
         )
 
     def _spent(self, history: list[PastTrial]) -> StoppedBy | None:
+        if self.stop_when_converged and expected_gain(history) is not None:
+            return "converged"
         best = next(iter(measured_by_cost(history)), None)
         left = budget.without(self._problem.budget, budget.reserve(self._problem.confirm, best))
         in_flight = self._floor.count(confirmation=False)
@@ -277,6 +288,16 @@ class _Search:
             self._note_session()
         for flight, trial in ended:
             self._emit(self._ended(flight, trial))
+            if not flight.confirmation:
+                self._offer_stop()
+
+    def _offer_stop(self) -> None:
+        """Once a session: a further trial of the same kind would only repeat it."""
+        history = self._trials.history()
+        gain = None if self._offered or self.stop_when_converged else expected_gain(history)
+        if gain is not None:
+            self._offered = True
+            self._emit(StopOffered(gain, counted(history)))
 
     def _ended(self, flight: Flight, trial: PastTrial) -> Event:
         history = self._trials.history()
@@ -299,7 +320,7 @@ class _Search:
 
     def _confirm(self) -> tuple[ExitReason, str]:
         history = self._trials.history()
-        ranked = measured_by_cost(history)
+        ranked = by_posterior(self._problem, history)
         if not ranked:
             return _nothing_measured(history, self._stopped_by)
         step = confirm.Step()

@@ -11,7 +11,8 @@ from dataclasses import replace
 from tuner.space.config import ServingConfig
 from tuner.study import retry, sampler
 from tuner.study.floor import Flight, Floor
-from tuner.study.history import PastTrial, measured_by_cost
+from tuner.study.history import PastTrial
+from tuner.study.incumbent import cost_to_beat
 from tuner.study.problem import Problem
 from tuner.study.record import Pick, Recorder
 from tuner.study.score import rate_to_beat
@@ -44,13 +45,17 @@ class Starter:
         """Ask, commit, start."""
         earlier = [t for t in recorder.history() if t.fingerprint == pick.config.fingerprint]
         number = recorder.ask(pick)
-        spec = self._spec(number, pick, earlier, confirmation)
+        spec = self._spec(recorder, number, pick, earlier, confirmation)
         recorder.commit(number, spec)
         self._floor.start(Flight(recorder, number, spec, pick.config, pick.origin, confirmation is not None))
 
-    def _spec(self, number: int, pick: Pick, earlier: list[PastTrial], confirmation: Confirm | None) -> TrialSpec:
+    def _spec(
+        self, recorder: Recorder, number: int, pick: Pick, earlier: list[PastTrial], confirmation: Confirm | None
+    ) -> TrialSpec:
         trial_id = trial_name(self._problem.name, number, pick.config, confirmation=confirmation is not None)
-        seed = sampler.trial_seed(self._seed, number, phase=int(confirmation is not None))
+        # A trial that a killed controller never started takes a number; the traffic of those after it stays the same.
+        lost = sum(trial.state == "abandoned" for trial in recorder.history())
+        seed = sampler.trial_seed(self._seed, number - lost, phase=int(confirmation is not None))
         attempt = 1 if confirmation else 1 + max((trial.attempt for trial in earlier), default=0)
         spec = self._problem.make_spec(pick.config, trial_id, attempt, seed, None, confirmation)
         rate = None if confirmation or pick.config.fingerprint in self._seeds else self._rate_to_beat(spec)
@@ -69,12 +74,10 @@ class Starter:
 
     def _rate_to_beat(self, spec: TrialSpec) -> float | None:
         """Seeds are what everything is compared with and are measured to the end; the rest races the best so far."""
-        best = next(iter(measured_by_cost(self._trials.history())), None)
-        if best is None or not best.usd_per_million:
+        cost = cost_to_beat(self._problem, self._trials.history())
+        if cost is None:
             return None
-        return rate_to_beat(
-            best.usd_per_million, spec.usd_per_hour, spec.guard, self._problem.token_weights, spec.workload
-        )
+        return rate_to_beat(cost, spec.usd_per_hour, spec.guard, self._problem.token_weights, spec.workload)
 
 
 def trial_name(study: str, number: int, config: ServingConfig, *, confirmation: bool) -> str:

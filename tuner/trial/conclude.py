@@ -7,6 +7,10 @@ from typing import Any
 from tuner.probe.measurement import Measurement
 from tuner.probe.outcome import Outcome
 
+NO_VERDICT = ("undecided", "no_tokenizer", "interrupted")
+"""The load's words for an end without a verdict: too little time, a client that stood still, prompts that could not be
+sized. Nothing is known of the engine then: the measurement is invalid, the configuration has not failed."""
+
 
 def figures_of(outcome: Outcome, measurement: Measurement | None) -> dict[str, Any]:
     """The figures of a `TrialResult` whose load was not a failure, by field name.

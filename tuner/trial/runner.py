@@ -24,7 +24,7 @@ from tuner.probe.probe import probe as real_probe
 from tuner.probe.probe import run as run_loop
 from tuner.trial import failures
 from tuner.trial.classify import Ending, classify
-from tuner.trial.conclude import figures_of
+from tuner.trial.conclude import NO_VERDICT, figures_of
 from tuner.trial.engine_log import LogFollower, read_end
 from tuner.trial.engine_process import EngineProcess
 from tuner.trial.host_memory import OomCounts, read_counts
@@ -47,9 +47,6 @@ _GENERATE_S = 30.0
 _DYING_S = 90.0
 _DYING_WORDS = ("sigquit", "Scheduler hit an exception", "crashed with exit code")
 _SETTLE_S = 10.0
-# The load's words for "no verdict": too little time, a client that stood still, prompts that could not be sized.
-# Nothing is known of the engine then.
-_NO_VERDICT = ("undecided", "no_tokenizer", "interrupted")
 # How long the load may take to wind up once it is told to.
 _WIND_UP_S = 5.0
 # Who asks a trial to stop (a drain, an eviction) may grant only seconds: a kubelet eviction was seen to grant 2.
@@ -263,7 +260,7 @@ class _Trial:
         self.known.effective.update(report.effective)
         self._stop_if_asked()
         client = {**report.client, **({"warnings": list(report.warnings)} if report.warnings else {})}
-        doubt = report.invalid or (Invalid(outcome.kind, outcome.reason) if outcome.kind in _NO_VERDICT else None)
+        doubt = report.invalid or (Invalid(outcome.kind, outcome.reason) if outcome.kind in NO_VERDICT else None)
         if doubt is not None:
             failure = Failure("measurement", doubt.kind, doubt.message)
             return self._result("invalid", failure=failure, client=client)
