@@ -114,7 +114,8 @@ def test_the_incumbents_rate_is_converted_by_price_and_seeds_are_never_raced(dat
     raced = specs[2]
     best_so_far = max(true_capacity(config_of(spec)) for spec in specs[:2])
     factor = raced.usd_per_hour / 16.8
-    assert raced.incumbent_req_per_s == pytest.approx(best_so_far * factor)
+    # The posterior mean with its margin, not the reading itself: a little slower, by the price's factor.
+    assert 0.93 * best_so_far * factor < raced.incumbent_req_per_s <= best_so_far * factor
     assert [spec.incumbent_req_per_s for spec in specs if spec.confirm] == [None, None]
 
 
@@ -312,9 +313,8 @@ def test_confirmation_goes_down_the_list_until_one_holds(database):
     assert [event.rank for event in of(events, ConfirmStarted)] == [1, 2]
     assert [event.holds for event in of(events, ConfirmEnded)] == [False, True]
     summary = read_summary(database)
-    assert summary.ranked[0].fingerprint == refuted[0]
-    assert summary.ranked[0].standing == "missed"
-    assert summary.best.fingerprint == summary.ranked[1].fingerprint
+    assert [f.fingerprint for f in summary.ranked if f.standing == "missed"] == refuted
+    assert summary.best.fingerprint != refuted[0]
     assert summary.best.confirmed
 
 
