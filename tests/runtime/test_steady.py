@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,6 +47,19 @@ def test_an_open_loop_serves_what_it_is_asked_and_its_latency_is_the_closed_form
     assert seen.ttft_p50_s == pytest.approx(float(said.ttft_p50_s[0]), rel=0.15)
     assert seen.cached_fraction == pytest.approx(0.5, abs=0.03)
     assert (seen.seeds, seen.requests) == (4, 1600)
+
+
+@pytest.mark.parametrize("chunk", [512, 8192])
+def test_mixed_chunks_are_worth_what_the_closed_form_says(chunk):
+    """A long prompt stalls decode; mixed in, every one of its chunks brings each running request a token."""
+    traffic = Workload(Length.fixed(4000), Length.fixed(100))
+    plain = laboratory(traffic, dp=1, speculation_steps=0, concurrency=32)
+    plain = replace(plain, settings=replace(plain.settings, chunked_prefill_tokens=chunk))
+    mixed = replace(plain, settings=replace(plain.settings, mixed_chunk=True))
+    seen = [lab.hold(Load(concurrency=32)).rate_req_per_s for lab in (plain, mixed)]
+    said = [float(closed_form(lab).closed(32).rate[0]) for lab in (plain, mixed)]
+    assert seen[1] > seen[0]
+    assert said == pytest.approx(seen, rel=0.12)
 
 
 def test_what_cannot_be_served_is_called_overloaded():

@@ -474,3 +474,35 @@ def test_the_seed_decides_the_noise():
     assert ends(1) == ends(1)
     assert ends(1) != ends(2)
     assert ends(1, 0.0) == ends(2, 0.0)
+
+
+# --- schedule policies
+
+
+@pytest.mark.parametrize(
+    ("policy", "order"),
+    [
+        ("fcfs", ["long", "cold", "warm", "short"]),
+        ("lpm", ["warm", "long", "cold", "short"]),
+        ("lof", ["cold", "warm", "short", "long"]),
+        ("shortest-prefill-first", ["short", "warm", "cold", "long"]),
+        ("routing-key", ["long", "cold", "warm", "short"]),  # not modelled: first come first served
+    ],
+)
+def test_the_schedule_policy_orders_who_waits(policy, order):
+    """One prompt at a time; all four wait while another is prefilled, and `warm` finds most of its prompt cached."""
+    engine = an_engine(schedule_policy=policy, chunked_prefill_tokens=-1, max_prefill_tokens=1, context_length=1)
+    engine.submit(request("before", 900, 1, group=1, prefix=800), 0.0)
+    drain(engine)
+    asked = {
+        "long": request("long", 1000, 5),
+        "cold": request("cold", 900, 9, group=2, prefix=800),
+        "warm": request("warm", 900, 8, group=1, prefix=800),
+        "short": request("short", 50, 7),
+    }
+    engine.submit(request("blocks", 2000, 1), 1.0)
+    engine.advance(1.05)
+    for item in asked.values():
+        engine.submit(item, 1.05)
+    events = drain(engine)
+    assert [e.request_id for e in events if isinstance(e, FirstToken) and e.request_id in asked] == order

@@ -185,11 +185,17 @@ class LoadCurves:
         """The point where `batch` requests run on each scheduler on average."""
         prompt = self._prompt(self._hit(batch))
         step_s = self._model.decode_s(np.maximum(1.0, batch), self._decode_context)
-        decode_s = self._out * step_s / (self._model.tokens_per_verify * batch * self._ranks)
+        decoded = self._decoded(prompt, batch)
+        decode_s = decoded * step_s / (self._model.tokens_per_verify * batch * self._ranks)
         rate = 1.0 / (prompt.lone_s + decode_s)
         together, prefill_s, median_s = self._together(prompt, rate)
         rate = 1.0 / (prefill_s / together + decode_s)
         return self._seen(prompt, rate, batch, step_s, rate * prefill_s / together, prefill_s, median_s)
+
+    def _decoded(self, prompt: _Prompt, batch: Column) -> Column:
+        """Tokens a request gains in decode steps: all of them, unless mixed chunks bring one in every prefill step."""
+        steps = batch * self._ranks * np.ceil(prompt.new / self._chunk)
+        return np.asarray(np.maximum(0.1 * self._out, self._out - self._mixed * steps))
 
     def at_share(self, point: LoadPoint, share: float) -> LoadPoint:
         """About the point at `share` of the rate of `point`, by how the batch follows the rate.
@@ -231,11 +237,12 @@ class LoadCurves:
         prefill_s = prompt.lone_s + prompt.marginal_s * (count - 1)
         others_s = np.maximum(0.0, placed - 1.0) * prefill_s / count  # everybody's prompt comes by once
         ahead_s = self._model.request_overhead_s + step_s / 2
-        rate = placed / (ahead_s + prefill_s + others_s + self._out * step_s / gain)
+        decoded = self._decoded(prompt, batch)
+        rate = placed / (ahead_s + prefill_s + others_s + decoded * step_s / gain)
         point = self._seen(prompt, rate, batch, step_s, rate * prefill_s / count, prefill_s, prefill_s)
         queued_s = np.maximum(0.0, each - self.batch_cap) * self._ranks / rate
         first_s = ahead_s + prefill_s + queued_s
-        tpot = step_s / gain + others_s / self._out
+        tpot = (decoded * step_s / gain + others_s) / self._out
         # with 5 % or more of a prompt's time another one went first
         slow = np.where(placed * prefill_s * ends / count > 0.05 * step_s, 0.5 * ends / (ends + 1) * prompt.lone_s, 0.0)
         return point._replace(
@@ -258,7 +265,8 @@ class LoadCurves:
         median_prefill_s: Column,
     ) -> LoadPoint:
         """What requests see at `rate` per replica, prefill `busy` for a share of the time: waits, stretch, tails."""
-        gain = self._model.tokens_per_verify * np.maximum(_TINY, 1 - busy)
+        decoded = self._decoded(prompt, batch) / self._out
+        gain = self._model.tokens_per_verify * np.maximum(_TINY, 1 - busy) / decoded
         tpot = step_s / gain
         marginal = np.minimum(0.98, rate / self._ranks * self._out * self._step_slope / gain)
         unrest = self._unrest(prompt, rate / self._ranks / np.maximum(_TINY, 1 - busy))

@@ -1,9 +1,10 @@
 """A discrete-event sglang: requests in, events out, on whatever clock the caller keeps.
 
 Pure: no clock, no I/O, the same seed gives the same run. Replicas (`dp`) take requests round-robin and run on their
-own; attention-DP ranks inside a replica take them round-robin and step together. The queue is first come first
-served whatever `schedule_policy` says, KV is counted in tokens and not in pages, and every running request gains the
-mean number of tokens per speculative step: the spread of acceptance between requests is not modelled.
+own; attention-DP ranks inside a replica take them round-robin and step together. The queue knows `fcfs`, `lpm`, `lof`
+and `shortest-prefill-first` and serves every other policy first come first served; KV is counted in tokens and not in
+pages, and every running request gains the mean number of tokens per speculative step: the spread of acceptance
+between requests is not modelled.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ INITIAL_NEW_TOKEN_RATIO = 0.7
 MIN_NEW_TOKEN_FACTOR = 0.14
 NEW_TOKEN_DECAY_STEPS = 600
 RESERVE_CLIP_TOKENS = 4096
+LONGEST_SORTED_QUEUE = 128
+"""Beyond this many waiting requests sglang serves `lpm` first come first served: matching costs too much."""
 RETRACT_EXTRA_STEPS = 20
 GROUP_BLOCK_TOKENS = 256
 """Granularity of shared group prefixes: coarser than a page to be cheap, exact where all prefixes are equally long."""
@@ -163,8 +165,9 @@ class Scheduler:
     # --- prefill
 
     def plan_prefill(self) -> PrefillPlan | None:
-        """Pack waiting requests, first come first served, into one step; None when nothing fits or nobody waits."""
+        """Pack waiting requests, in the order of the policy, into one step; None when nothing fits or nobody waits."""
         plan = PrefillPlan()
+        self._sort_waiting()
         room = self._step_room()
         if self.chunked is not None:
             room -= self._continue_chunked(plan, room)
@@ -175,6 +178,21 @@ class Scheduler:
             self.waiting.popleft()
             room -= self._take(plan, job, room)
         return plan if plan.parts else None
+
+    def _sort_waiting(self) -> None:
+        """Order the queue by the schedule policy; policies that need priorities or routing keys are `fcfs` here."""
+        if len(self.waiting) < 2:
+            return
+        match self._settings.schedule_policy:
+            case "lpm" if len(self.waiting) <= LONGEST_SORTED_QUEUE:
+                ordered = sorted(self.waiting, key=lambda job: -self.cache.match(job.path))
+            case "lof":
+                ordered = sorted(self.waiting, key=lambda job: -job.remaining)
+            case "shortest-prefill-first":
+                ordered = sorted(self.waiting, key=lambda job: job.prompt_tokens - self._cached(job))
+            case _:
+                return
+        self.waiting = deque(ordered)
 
     def _step_room(self) -> float:
         chunk = self._settings.chunked_prefill_tokens
