@@ -23,8 +23,9 @@ from tuner.simulator.events import (
     SimRequest,
     Trap,
 )
+from tuner.simulator.job import Job, path_of
 from tuner.simulator.replica import Replica
-from tuner.simulator.scheduler import Job, Scheduler, path_of
+from tuner.simulator.scheduler import Scheduler
 
 __all__ = ["Counters", "Died", "Engine", "EngineEvent", "Finished", "FirstToken", "Rejected", "SimRequest", "Trap"]
 

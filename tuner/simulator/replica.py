@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from tuner.model.protocol import StepTimes
 from tuner.model.settings import EngineSettings
 from tuner.simulator.events import Died, EngineEvent, Finished, FirstToken, Rejected, Trap
-from tuner.simulator.scheduler import Job, PrefillPlan, Scheduler
+from tuner.simulator.job import Job, PrefillPlan
+from tuner.simulator.scheduler import Scheduler
 
 NOISE_BLOCK_STEPS = 16
 """Decode steps that share one draw of the noise and one context length: 16 steps move a 20k context by 0.3 %."""
