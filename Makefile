@@ -3,14 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint types layers format schema lock bench clean
+.PHONY: demo test e2e check lint types layers format schema lock bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tuner search --space amd-mi355x.yaml --runtime simulated --trials 30
 	$(BIN)/tuner export helm --space amd-mi355x.yaml --allow-simulated --output values.yaml
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -n auto --cov --cov-report=term
+	$(BIN)/pytest -n auto --cov --cov-report=term --ignore=tests/e2e
 
 check: lint types layers schema-check
 
@@ -39,6 +39,10 @@ schema-check: $(VENV)/.installed-dev
 lock: $(VENV)/.installed-dev
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links -q pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links -q --extra postgres --group dev pyproject.toml -o requirements-dev.txt
+
+# SIGKILL of real processes at every write: minutes of both cores, and wants the machine to itself.
+e2e: $(VENV)/.installed-dev
+	$(BIN)/pytest -n auto tests/e2e
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python tests/benchmarks/calibrate.py

@@ -72,7 +72,7 @@ def matrix(tmp_path_factory, request):
     except FileExistsError:
         yield home
         return
-    wanted = [item.callspec.params for item in request.session.items if "number" in getattr(item, "fixturenames", ())]
+    wanted = [item.callspec.params for item in request.session.items if "act" in getattr(item, "fixturenames", ())]
     zygote = start_zygote(home, "".join(f"{p['act']} {p['when']} {p['number']}\n" for p in wanted))
     try:
         yield home
