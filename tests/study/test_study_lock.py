@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import optuna
 import pytest
@@ -65,6 +66,20 @@ def test_a_late_controller_is_fenced_by_the_epoch(storages, study):
         write("spec", lambda: pytest.fail("a fenced controller wrote"))
     newer.check()
     newer.release()
+
+
+@pytest.mark.postgres
+def test_a_lock_whose_holder_is_just_ending_is_waited_for(postgres_url):
+    """The server frees the lock of a killed controller a moment after its connection ends."""
+    storage, other = open_storage(postgres_url), open_storage(postgres_url)
+    ending = acquire(other, "ending")
+    timer = threading.Timer(0.3, _cut, [other])
+    timer.start()
+    acquire(storage, "ending").release()
+    timer.join()
+    ending.release()
+    storage.close()
+    other.close()
 
 
 @pytest.mark.postgres

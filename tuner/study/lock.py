@@ -12,6 +12,7 @@ import json
 import os
 import re
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
@@ -28,6 +29,8 @@ EPOCH = "epoch"
 
 
 _APPLICATION_NAME_BYTES = 63  # PostgreSQL cuts longer names (NAMEDATALEN - 1)
+_GRACE_S = 2.0
+_RETRY_S = 0.05
 
 
 class OwnershipLost(TunerError):  # noqa: N818 - reads as the state it reports
@@ -111,8 +114,17 @@ class AdvisoryLock:
         self._study = study_name
         self._key = advisory_key(study_name)
         self._connection: Connection | None = None
-        if not self._try_lock():
+        if not self._take():
             raise _in_use(study_name, self._find_holder())
+
+    def _take(self) -> bool:
+        """Try for `_GRACE_S`: the server needs a moment to notice that the connection of the last holder is gone."""
+        give_up_s = time.monotonic() + _GRACE_S
+        while not self._try_lock():
+            if time.monotonic() >= give_up_s:
+                return False
+            time.sleep(_RETRY_S)
+        return True
 
     def _try_lock(self) -> bool:
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -157,7 +169,7 @@ class AdvisoryLock:
                 self._drop()
             else:
                 return
-        if not self._try_lock():
+        if not self._take():
             raise OwnershipLost(
                 f"study {self._study}: the database connection was cut and {self._find_holder()} took the study over; "
                 "this search stops without writing"
@@ -174,6 +186,8 @@ class AdvisoryLock:
     def release(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
+            with suppress(sqlalchemy.exc.SQLAlchemyError):
+                connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": self._key})
             with suppress(sqlalchemy.exc.SQLAlchemyError):
                 connection.close()
 
