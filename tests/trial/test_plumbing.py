@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import socket
 
-from tuner.trial.plumbing import effective_of, free_port, plumbing, secrets_of
+from tuner.trial.plumbing import effective_of, free_port, plumbing
 
 
 def test_plumbing_is_loopback_metrics_and_cache_report():
@@ -14,11 +14,6 @@ def test_a_free_port_can_be_bound_and_is_below_the_ephemeral_range():
     with socket.socket() as server:
         server.bind(("127.0.0.1", port))
     assert 1024 < port + 1000 < 32768
-
-
-def test_secrets_are_told_by_the_names_of_their_variables():
-    env = {"HF_TOKEN": "hf_12345678", "PATH": "/usr/bin:/bin", "DB_PASSWORD": "long-enough", "A_TOKEN": "short"}
-    assert secrets_of(env) == ("hf_12345678", "long-enough")
 
 
 INFO = {

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tuner.space.secrets import looks_secret
+
 Milestone = Literal["launch", "weights", "memory", "graphs", "warmup", "ready"]
 
 # What a result carries: the termination message and study attributes are small.
@@ -39,12 +41,11 @@ _QUOTES_A_REQUEST = re.compile(
     r"\b(?:Receive: obj=|Finish: obj=|GenerateReqInput\(|ChatCompletionRequest\(|CompletionRequest\("
     r"|input_ids=|origin_input_text|prompt=)|['\"](?:prompt|messages|text|content|input_ids|input_text)['\"]\s*:"
 )
+# `name=value`, `'name': 'value'`, `--name value`, `['--name', 'value']`: what names the value, then the value.
+_NAME = re.compile(r"""(?P<flag>--[\w-]+)['"]?,?\s+|(?P<field>[A-Za-z_][\w-]*)['"]?\s*[=:]\s*""")
+_VALUE = re.compile(r"""'[^']*'|"[^"]*"|[^\s,'")}\]]+""")
+_NO_SECRET = re.compile(r"""['"]?(?:None|null|True|False|true|false|[\d.]*)['"]?""")
 _SECRETS = (
-    re.compile(
-        r"(?i)((?:api|admin_api|access|secret|watermark)_?key(?:_b)?['\"]?\s*[=:]\s*)(?!None|null)['\"]?[^\s,'\"})]+['\"]?"
-    ),
-    re.compile(r"(?i)(--(?:admin-)?api-key[ =])\S+"),
-    re.compile(r"(?i)((?:password|token|secret)['\"]?\s*[=:]\s*)['\"][^'\"]+['\"]"),
     re.compile(r"(?i)(authorization:\s*\S+\s+|bearer\s+)[\w.~+/-]{8,}=*"),
     re.compile(r"()\bhf_[A-Za-z0-9]{8,}"),
     re.compile(r"(://)[^/\s:@]+:[^/\s@]+(?=@)"),
@@ -148,9 +149,24 @@ def redact(line: str, secrets: tuple[str, ...] = ()) -> str:
         return "[a line that quotes a request was left out]"
     for pattern in _SECRETS:
         line = pattern.sub(r"\g<1>***", line)
+    line = _mask_named(line)
     for secret in secrets:
         line = line.replace(secret, "***")
     return line if len(line) <= _LINE_CHARS else f"{line[:_LINE_CHARS]}..."
+
+
+def _mask_named(line: str) -> str:
+    """The line without the values that secret names are given."""
+    parts: list[str] = []
+    at = 0
+    for name in _NAME.finditer(line):
+        if name.start() < at or not looks_secret(name["flag"] or name["field"]):
+            continue
+        value = _VALUE.match(line, name.end())
+        if value and not _NO_SECRET.fullmatch(value[0]):
+            parts += (line[at : name.end()], "***")
+            at = value.end()
+    return "".join(parts) + line[at:]
 
 
 def short_tail(log: str, secrets: tuple[str, ...] = (), size_bytes: int = TAIL_BYTES) -> str:

@@ -22,13 +22,14 @@ from tuner.probe.measurement import Level
 from tuner.probe.probe import Invalid, ProbeReport, Watch
 from tuner.probe.probe import probe as real_probe
 from tuner.probe.probe import run as run_loop
+from tuner.space.secrets import secret_values
 from tuner.trial import failures
 from tuner.trial.classify import Ending, classify
 from tuner.trial.conclude import figures_of
 from tuner.trial.engine_log import LogFollower, read_end
 from tuner.trial.engine_process import EngineProcess
 from tuner.trial.host_memory import OomCounts, read_counts
-from tuner.trial.plumbing import HOST, effective_of, free_port, plumbing, secrets_of
+from tuner.trial.plumbing import HOST, effective_of, free_port, plumbing
 from tuner.trial.result import Failure, TrialResult
 from tuner.trial.spec import TrialSpec
 
@@ -142,7 +143,7 @@ class _Trial:
         self.known = _Known(simulated=spec.simulated)
         self.started_s = now_s()
         self.log = LogFollower(workdir / LOG_NAME)
-        self.secrets = secrets_of({**os.environ, **spec.env})
+        self.secrets = secret_values({**os.environ, **spec.env})
 
     # --- the sequence
 
