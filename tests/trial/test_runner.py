@@ -14,8 +14,9 @@ from support.trials import a_spec, alive, read_pids
 from tuner.probe.measurement import Level, Measurement
 from tuner.probe.outcome import Outcome
 from tuner.probe.probe import Invalid, ProbeReport
+from tuner.trial.hooks import Hooks
 from tuner.trial.host_memory import OomCounts
-from tuner.trial.runner import Hooks, run_trial
+from tuner.trial.runner import run_trial
 from tuner.trial.spec import Confirm, Deadlines
 
 DATA = Path(__file__).parent / "data"
@@ -144,7 +145,7 @@ def test_progress_goes_from_start_to_stop_and_every_phase_is_checkpointed(tmp_pa
     assert any("is version 0.5.23, the pool says 0.5.16" in stage for stage in stages)
     assert watcher.levels == [LEVEL]
     *partial, last = watcher.checkpoints
-    assert [checkpoint.failure.kind for checkpoint in partial] == ["interrupted"] * 2
+    assert [checkpoint.failure.kind for checkpoint in partial] == ["interrupted"] * 4
     assert partial[-1].levels == (LEVEL,)
     assert replace(last, gpu_seconds=result.gpu_seconds) == result
 

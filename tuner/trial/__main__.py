@@ -44,8 +44,9 @@ from typing import Any, TextIO
 from tuner.probe.measurement import Level
 from tuner.trial import failures
 from tuner.trial.engine_process import EngineProcess
+from tuner.trial.hooks import Hooks
 from tuner.trial.result import TrialResult
-from tuner.trial.runner import Hooks, run_trial
+from tuner.trial.runner import run_trial
 from tuner.trial.spec import TrialSpec
 
 # After a request to stop: winding up the load, the engine's drain, ten seconds of SIGKILL. Then the hard way.

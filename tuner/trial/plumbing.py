@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Mapping
-from typing import Any
-
-from tuner.probe.control import effective_settings
 
 HOST = "127.0.0.1"
 
@@ -40,14 +36,3 @@ def free_port() -> int:
                 continue
             return port
     raise OSError(f"no free port between {_PORTS[0]} and {_PORTS[1]} on {HOST}; see what listens there")
-
-
-def effective_of(server_info: Mapping[str, Any]) -> dict[str, Any]:
-    """What the engine says it runs with, and where its memory went."""
-    effective = effective_settings(server_info)
-    states = server_info.get("internal_states")
-    if isinstance(states, list) and states and isinstance(states[0], Mapping):
-        memory = states[0].get("memory_usage")
-        if isinstance(memory, Mapping):
-            effective["memory_usage"] = dict(memory)
-    return effective

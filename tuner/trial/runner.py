@@ -23,13 +23,16 @@ from tuner.probe.probe import Invalid, ProbeReport, Watch
 from tuner.probe.probe import probe as real_probe
 from tuner.probe.probe import run as run_loop
 from tuner.space.secrets import secret_values
-from tuner.trial import failures
+from tuner.trial import effective, failures
+from tuner.trial.accelerators import memory_in_use
+from tuner.trial.before_start import ReadMemory, Surroundings, before_start
 from tuner.trial.classify import Ending, classify
 from tuner.trial.conclude import figures_of
 from tuner.trial.engine_log import LogFollower, read_end
 from tuner.trial.engine_process import EngineProcess
+from tuner.trial.hooks import Hooks
 from tuner.trial.host_memory import OomCounts, read_counts
-from tuner.trial.plumbing import HOST, effective_of, free_port, plumbing
+from tuner.trial.plumbing import HOST, free_port, plumbing
 from tuner.trial.result import Failure, TrialResult
 from tuner.trial.spec import TrialSpec
 
@@ -63,25 +66,6 @@ _OVERRUN_S = 900.0
 Probe = Callable[..., Coroutine[Any, Any, ProbeReport]]
 
 
-def _ignore(_: object) -> None:
-    """Nobody watches."""
-
-
-@dataclass(slots=True)
-class Hooks:
-    """How a trial is watched and stopped from outside. All are called on the trial's own thread.
-
-    `stop_reason` returns why to stop, or "". `checkpoint` gets what is known so far, as the result it would be if the
-    trial were interrupted now, at every phase and level.
-    """
-
-    progress: Callable[[str], None] = _ignore
-    on_level: Callable[[Level], None] = _ignore
-    checkpoint: Callable[[TrialResult], None] = _ignore
-    stop_reason: Callable[[], str] = lambda: ""
-    on_engine: Callable[[EngineProcess], None] = _ignore
-
-
 def run_trial(
     spec: TrialSpec,
     *,
@@ -90,13 +74,14 @@ def run_trial(
     probe: Probe = real_probe,
     now_s: Callable[[], float] = time.monotonic,
     oom_counts: Callable[[], OomCounts] = read_counts,
+    read_memory: ReadMemory = memory_in_use,
 ) -> TrialResult:
     """Run the trial; never raises for what the engine or the load does.
 
     Raises:
         OSError: `workdir` cannot be written, or there is no free port.
     """
-    trial = _Trial(spec, workdir, hooks or Hooks(), probe, now_s, oom_counts)
+    trial = _Trial(spec, workdir, hooks or Hooks(), probe, now_s, oom_counts, read_memory)
     return trial.run()
 
 
@@ -133,6 +118,7 @@ class _Trial:
         probe: Probe,
         now_s: Callable[[], float],
         oom_counts: Callable[[], OomCounts],
+        read_memory: ReadMemory,
     ) -> None:
         self.spec = spec
         self.workdir = workdir
@@ -140,8 +126,10 @@ class _Trial:
         self.probe = probe
         self.now_s = now_s
         self.oom_counts = oom_counts
+        self.read_memory = read_memory
         self.known = _Known(simulated=spec.simulated)
-        self.started_s = now_s()
+        self.began_s = self.started_s = now_s()
+        self.mark = f"{spec.id}.{spec.attempt}.{os.getpid()}"
         self.log = LogFollower(workdir / LOG_NAME)
         self.secrets = secret_values({**os.environ, **spec.env})
 
@@ -149,6 +137,9 @@ class _Trial:
 
     def run(self) -> TrialResult:
         self.workdir.mkdir(parents=True, exist_ok=True)
+        self._checkpoint("")
+        if failure := self._before_start():
+            return self._failed(failure)
         port = free_port()
         self.oom_before = self.oom_counts()
         self._say("starting the engine")
@@ -157,6 +148,7 @@ class _Trial:
             self.engine = self._spawn(port)
         except OSError as error:
             return self._failed(failures.bad_command(self.spec.argv, error))
+        self._checkpoint("")
         try:
             result = self._outcome(f"http://{HOST}:{port}")
             self.hooks.checkpoint(result)
@@ -180,10 +172,16 @@ class _Trial:
         if stuck:
             self._say(f"processes {stuck} survive SIGKILL and may hold their GPUs; check the driver of this machine")
 
+    def _before_start(self) -> Failure | None:
+        around = Surroundings(
+            say=self._say, stop_reason=self.hooks.stop_reason, now_s=self.now_s, read_memory=self.read_memory
+        )
+        env = {**os.environ, **self.spec.env}
+        return before_start(self.spec, env, self.workdir, around, mark=self.mark, secrets=self.secrets)
+
     def _spawn(self, port: int) -> EngineProcess:
         argv = [*self.spec.argv, *plumbing(port)]
-        mark = f"{self.spec.id}.{self.spec.attempt}.{os.getpid()}"
-        engine = EngineProcess(argv, self.spec.env, self.workdir / LOG_NAME, mark=mark)
+        engine = EngineProcess(argv, self.spec.env, self.workdir / LOG_NAME, mark=self.mark, secrets=self.secrets)
         engine.record.write(self.workdir / RECORD_NAME)
         self.hooks.on_engine(engine)
         return engine
@@ -218,7 +216,7 @@ class _Trial:
             self._say(f"the engine does not tell its settings: {error}")
             return
         known = self.known
-        known.effective = effective_of(info)
+        known.effective = effective.summary(self.spec.argv, info, self._context())
         known.simulated = known.simulated or info.get("simulated") is True
         known.engine_version = str(info.get("version", ""))
         expected = self.spec.engine_version
@@ -315,6 +313,7 @@ class _Trial:
     async def _engine_failure(self, kind: str = "", reason: str = "") -> Failure:
         """What the engine's end or silence means, once it had time to say why."""
         await self._settle(wait=bool(kind))
+        self.engine.flush_log()
         self._look()
         log = read_end(self.engine.log_path)
         if kind and self.engine.exit_code() is None and kind not in ("engine_died", "hang"):
@@ -361,14 +360,12 @@ class _Trial:
 
     def _result(self, state: Any, *, client: Mapping[str, Any] | None = None, **figures: Any) -> TrialResult:
         known = self.known
-        effective = dict(known.effective)
-        if self.log.retractions:
-            effective["retractions"] = self.log.retractions
+        retractions = {"retractions": self.log.retractions} if self.log.retractions else {}
         return TrialResult(
             id=self.spec.id,
             state=state,
             levels=tuple(known.levels),
-            effective=effective,
+            effective={**known.effective, **retractions},
             start_up_s=known.start_up_s,
             gpu_seconds=self._gpu_seconds(),
             node=os.environ.get("NODE_NAME") or socket.gethostname(),
@@ -377,6 +374,11 @@ class _Trial:
             versions=self._versions(),
             **figures,
         )
+
+    def _context(self) -> dict[str, Any]:
+        """What decides over speed and is not in the engine's settings."""
+        spec = self.spec
+        return {"env": effective.environment_of(spec.env), "image": spec.image, "pool": spec.pool}
 
     def _versions(self) -> dict[str, str]:
         versions = {"tuner": tuner.__version__, "python": platform.python_version()}
@@ -387,7 +389,7 @@ class _Trial:
         return versions
 
     def _gpu_seconds(self) -> float:
-        return self.spec.gpus * (self.now_s() - self.started_s)
+        return self.spec.gpus * (self.now_s() - self.began_s)
 
 
 async def _end(task: asyncio.Future[Any]) -> None:
