@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tuner.space.secrets import looks_secret, secret_values
+from tuner.space.secrets import looks_secret, masked, secret_values
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,9 @@ def test_values_are_those_of_such_names_the_longest_first_and_no_short_words():
     """A secret that begins another one must not leave the other's rest behind."""
     env = {"HF_TOKEN": "hf_12345678", "A_TOKEN": "hf_123456789", "PATH": "/usr/bin:/bin", "B_TOKEN": "true"}
     assert secret_values(env) == ("hf_123456789", "hf_12345678")
+
+
+def test_a_masked_document_has_no_secret_and_is_else_the_same():
+    document = {"a": ["x hf_12345678 y", 1, None, {"b": ("hf_12345678", True)}], "hf": 0.5}
+    assert masked(document, ("hf_12345678",)) == {"a": ["x *** y", 1, None, {"b": ["***", True]}], "hf": 0.5}
+    assert masked("text", ()) == "text"

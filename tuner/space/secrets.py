@@ -6,7 +6,8 @@ Judges names alone, never values: `looks_secret`. Python 3.10, standard library.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 # Wherever it stands in a name, also at the end of a word: PGPASSWORD, CLIENT_SECRET_BASE.
 _ANYWHERE = re.compile(r"(?:APIKEY|CREDENTIALS?|PASSPHRASE|PASSWD|PASSWORD|SECRETS?)$")
@@ -34,3 +35,14 @@ def secret_values(env: Mapping[str, str]) -> tuple[str, ...]:
     """Values that must not appear in any text, the longest first: those of variables whose names say so."""
     found = {value for name, value in env.items() if len(value) >= _VALUE_CHARS and looks_secret(name)}
     return tuple(sorted(found, key=lambda value: (-len(value), value)))
+
+
+def masked(value: Any, secrets: Sequence[str]) -> Any:
+    """The document without these secrets, wherever in its texts they stand. Keys are ours and stay."""
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "***")
+        return value
+    if isinstance(value, Mapping):
+        return {key: masked(item, secrets) for key, item in value.items()}
+    return [masked(item, secrets) for item in value] if isinstance(value, (list, tuple)) else value

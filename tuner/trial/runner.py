@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
-import socket
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import tuner
 from tuner.probe.control import EngineControl, EngineUnreachable
 from tuner.probe.measurement import Level
 from tuner.probe.probe import Invalid, ProbeReport, Watch
 from tuner.probe.probe import probe as real_probe
 from tuner.probe.probe import run as run_loop
-from tuner.space.secrets import secret_values
-from tuner.trial import effective, failures
+from tuner.space.secrets import masked, secret_values
+from tuner.trial import failures
 from tuner.trial.accelerators import memory_in_use
 from tuner.trial.before_start import ReadMemory, Surroundings, before_start
 from tuner.trial.classify import Ending, classify
@@ -32,8 +29,9 @@ from tuner.trial.engine_log import LogFollower, read_end
 from tuner.trial.engine_process import EngineProcess
 from tuner.trial.hooks import Hooks
 from tuner.trial.host_memory import OomCounts, read_counts
+from tuner.trial.known import Known
 from tuner.trial.plumbing import HOST, free_port, plumbing
-from tuner.trial.result import Failure, TrialResult
+from tuner.trial.result import Failure, State, TrialResult
 from tuner.trial.spec import TrialSpec
 
 _T = TypeVar("_T")
@@ -97,18 +95,6 @@ class _EngineEnded(Exception):  # noqa: N818 - control flow of this module alone
     """The engine ended before it generated."""
 
 
-@dataclass(slots=True)
-class _Known:
-    """What has been learned so far; every result is made from it."""
-
-    start_up_s: float | None = None
-    effective: dict[str, Any] = field(default_factory=dict)
-    simulated: bool = False
-    engine_version: str = ""
-    levels: list[Level] = field(default_factory=list)
-    phase: Literal["start", "load"] = "start"
-
-
 class _Trial:
     def __init__(
         self,
@@ -127,11 +113,11 @@ class _Trial:
         self.now_s = now_s
         self.oom_counts = oom_counts
         self.read_memory = read_memory
-        self.known = _Known(simulated=spec.simulated)
         self.began_s = self.started_s = now_s()
         self.mark = f"{spec.id}.{spec.attempt}.{os.getpid()}"
         self.log = LogFollower(workdir / LOG_NAME)
         self.secrets = secret_values({**os.environ, **spec.env})
+        self.known = Known(spec, self.secrets, simulated=spec.simulated)
 
     # --- the sequence
 
@@ -216,9 +202,7 @@ class _Trial:
             self._say(f"the engine does not tell its settings: {error}")
             return
         known = self.known
-        known.effective = effective.summary(self.spec.argv, info, self._context())
-        known.simulated = known.simulated or info.get("simulated") is True
-        known.engine_version = str(info.get("version", ""))
+        known.learn(info)
         expected = self.spec.engine_version
         if expected and known.engine_version and expected != known.engine_version:
             self._say(f"the engine is version {known.engine_version}, the pool says {expected}; correct the space file")
@@ -343,7 +327,7 @@ class _Trial:
     # --- what is told
 
     def _say(self, text: str) -> None:
-        self.hooks.progress(text)
+        self.hooks.progress(masked(text, self.secrets))
 
     def _on_level(self, level: Level) -> None:
         self.known.levels.append(level)
@@ -358,35 +342,9 @@ class _Trial:
     def _failed(self, failure: Failure) -> TrialResult:
         return self._result("failed", failure=failure)
 
-    def _result(self, state: Any, *, client: Mapping[str, Any] | None = None, **figures: Any) -> TrialResult:
-        known = self.known
-        retractions = {"retractions": self.log.retractions} if self.log.retractions else {}
-        return TrialResult(
-            id=self.spec.id,
-            state=state,
-            levels=tuple(known.levels),
-            effective={**known.effective, **retractions},
-            start_up_s=known.start_up_s,
-            gpu_seconds=self._gpu_seconds(),
-            node=os.environ.get("NODE_NAME") or socket.gethostname(),
-            client=client or {},
-            simulated=known.simulated,
-            versions=self._versions(),
-            **figures,
-        )
-
-    def _context(self) -> dict[str, Any]:
-        """What decides over speed and is not in the engine's settings."""
-        spec = self.spec
-        return {"env": effective.environment_of(spec.env), "image": spec.image, "pool": spec.pool}
-
-    def _versions(self) -> dict[str, str]:
-        versions = {"tuner": tuner.__version__, "python": platform.python_version()}
-        if self.known.engine_version:
-            versions["engine"] = self.known.engine_version
-        if self.spec.engine_version:
-            versions["engine_expected"] = self.spec.engine_version
-        return versions
+    def _result(self, state: State, **contents: Any) -> TrialResult:
+        self.known.retractions = self.log.retractions
+        return self.known.result(state, self._gpu_seconds(), **contents)
 
     def _gpu_seconds(self) -> float:
         return self.spec.gpus * (self.now_s() - self.began_s)
