@@ -49,6 +49,10 @@ _GENERATE_S = 30.0
 _DYING_S = 90.0
 _DYING_WORDS = ("sigquit", "Scheduler hit an exception", "crashed with exit code")
 _SETTLE_S = 10.0
+# The load's words for requests that failed, whatever by: those an engine never answers fail by timeout.
+_MAYBE_HUNG = ("error_rate", "all_failed", "first_requests")
+# After a load that failed requests: time to answer or abort what was running, and for one token.
+_RECOVER_S = 60.0
 # The load's words for "no verdict": too little time, a client that stood still, prompts that could not be sized.
 # Nothing is known of the engine then.
 _NO_VERDICT = ("undecided", "no_tokenizer", "interrupted")
@@ -179,14 +183,10 @@ class _Trial:
         self._checkpoint("generates; preparing the load")
         self.known.phase = "load"
         report = await self._load(base_url)
-        return await self._conclude(report)
+        return await self._conclude(report, base_url)
 
     async def _await_ready(self, control: EngineControl) -> None:
-        try:
-            ready = await self._watched(self._generates(control), self.spec.deadlines.ready_s)
-        except _EngineEnded:
-            ready = None
-        if not ready:
+        if not await self._watched_or_ended(self._generates(control), self.spec.deadlines.ready_s):
             raise _Failed(await self._engine_failure())
         self.known.start_up_s = self.now_s() - self.started_s
 
@@ -240,7 +240,7 @@ class _Trial:
             raise _Failed(failures.overrun(whole_s))
         return report
 
-    async def _conclude(self, report: ProbeReport) -> TrialResult:
+    async def _conclude(self, report: ProbeReport, base_url: str) -> TrialResult:
         outcome = report.outcome
         self.known.levels = list(report.levels) or self.known.levels
         self.known.effective.update(report.effective)
@@ -250,10 +250,24 @@ class _Trial:
         if doubt is not None:
             failure = Failure("measurement", doubt.kind, doubt.message)
             return self._result("invalid", failure=failure, client=client)
-        if outcome.state == "failed":
-            failure = await self._engine_failure(outcome.kind, outcome.reason)
+        kind = outcome.kind
+        if kind in _MAYBE_HUNG and not await self._still_generates(base_url):
+            kind = "hang"
+        if outcome.state == "failed" or kind == "hang":
+            failure = await self._engine_failure(kind, outcome.reason)
             return replace(self._failed(failure), client=client)
         return self._result(outcome.state, client=client, **figures_of(outcome, report.measurement))
+
+    async def _still_generates(self, base_url: str) -> bool:
+        """Whether an engine that failed requests is still one, now that it is left alone."""
+        async with EngineControl(base_url) as control:
+            return bool(await self._watched_or_ended(self._generates(control), _RECOVER_S))
+
+    async def _watched_or_ended(self, work: Coroutine[Any, Any, _T], timeout_s: float) -> _T | None:
+        try:
+            return await self._watched(work, timeout_s)
+        except _EngineEnded:
+            return None
 
     # --- watching
 
