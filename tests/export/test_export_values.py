@@ -13,7 +13,6 @@ from tuner.export.chart import chart_defaults, chart_path, merged
 from tuner.export.command import to_command
 from tuner.export.helm import helm_values, pinned, to_yaml
 from tuner.export.manifest import to_manifest
-from tuner.export.secret import looks_secret
 from tuner.export.target import SecretKey, Volume
 from tuner.export.winner import Figures, refusal
 
@@ -117,33 +116,6 @@ def test_refusal(a_winner, allow_simulated, force, simulated, confirmed, words):
     said = refusal(winner, allow_simulated=allow_simulated, force=force)
     assert (said is None) is (not words)
     assert [word for word in ("--allow-simulated", "--force") if word in (said or "")] == words
-
-
-@pytest.mark.parametrize(
-    ("name", "secret"),
-    [
-        ("HF_TOKEN", True),
-        ("HUGGING_FACE_HUB_TOKEN", True),
-        ("AWS_SECRET_ACCESS_KEY", True),
-        ("OPENAI_API_KEY", True),
-        ("db_password", True),
-        ("GOOGLE_APPLICATION_CREDENTIALS", True),
-        ("--api-key", True),
-        ("--admin-api-key", True),
-        ("--ssl-keyfile-password", True),
-        ("--max-total-tokens", False),
-        ("--speculative-token-map", False),
-        ("--speculative-num-draft-tokens", False),
-        ("--skip-tokenizer-init", False),
-        ("--ssl-keyfile", False),
-        ("SGLANG_USE_AITER", False),
-        ("SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK", False),
-        ("KEYBOARD", False),
-        ("", False),
-    ],
-)
-def test_secrets_are_told_by_name(name, secret):
-    assert looks_secret(name) is secret
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--die-code", type=int, default=1, help="exit code, or minus a signal to send itself")
     parser.add_argument("--die-at", choices=["never", "start", "weights", "request"], default="never")
     parser.add_argument("--die-after-requests", type=int, default=1)
+    parser.add_argument("--hang-after-requests", type=int, default=0, help="then no answer, and no connection closed")
+    parser.add_argument("--flood-mib", type=int, default=0, help="so much log before the weights")
     parser.add_argument("--never-ready", action="store_true")
     parser.add_argument("--ignore-term", action="store_true")
     parser.add_argument(
@@ -54,6 +56,15 @@ def die(options: argparse.Namespace) -> None:
     if options.die_code < 0:
         os.kill(os.getpid(), -options.die_code)
     os._exit(options.die_code)
+
+
+def flood(size_mib: int) -> None:
+    """The same warning, as fast as it goes."""
+    text = b"[2026-01-01 00:00:00] a warning that repeats and repeats and says nothing at all\n"
+    block = text * (2**20 // len(text))
+    for _ in range(size_mib):
+        sys.stderr.buffer.write(block)
+    sys.stderr.flush()
 
 
 def start_family(options: argparse.Namespace) -> None:
@@ -98,6 +109,9 @@ class Server:
         finally:
             writer.close()
 
+    def hangs(self) -> bool:
+        return 0 < self.options.hang_after_requests < self.requests
+
     @staticmethod
     def parse_head(head: bytes) -> tuple[str, str, dict[str, str]]:
         first, *rest = head.decode().split("\r\n")
@@ -107,7 +121,7 @@ class Server:
 
     async def answer(self, method: str, path: str, body: bytes, writer: asyncio.StreamWriter) -> None:
         if path in ("/health", "/health_generate"):
-            self.send(writer, 503 if self.options.never_ready else 200, b"")
+            self.send(writer, 503 if self.options.never_ready or self.hangs() else 200, b"")
         elif path in ("/server_info", "/get_server_info"):
             self.send_json(writer, self.info())
         elif path in ("/v1/completions", "/v1/chat/completions"):
@@ -141,6 +155,8 @@ class Server:
 
     async def generate(self, path: str, request: dict[str, object], writer: asyncio.StreamWriter) -> None:
         self.requests += 1
+        if self.hangs():
+            await asyncio.sleep(600)
         if self.options.die_at == "request" and self.requests >= self.options.die_after_requests:
             die(self.options)
         tokens = int(request.get("max_tokens") or request.get("max_completion_tokens") or 16)
@@ -212,6 +228,7 @@ def main() -> None:
         write_pids(options, [os.getpid()])
     if options.die_at == "start":
         die(options)
+    flood(options.flood_mib)
     log("Load weight begin. avail mem=20.59 GB")
     if options.die_at == "weights":
         die(options)

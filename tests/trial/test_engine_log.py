@@ -77,6 +77,9 @@ def test_a_burst_is_skipped_not_swallowed(tmp_path):
         "OSError: token=hf_veryveryhidden was refused",
         "proxy http://user:veryveryhidden@proxy:3128 refused",
         "{'admin_api_key': 'veryveryhidden'}",
+        "ValueError: PGPASSWORD=veryveryhidden",
+        "argv: ['--admin-api-key', 'veryveryhidden', '--port', '1']",
+        '{"hfToken": "a b veryveryhidden"}',
         "cannot log in with s3cr3t-veryveryhidden",
         "[1] Receive: obj=GenerateReqInput(text='veryveryhidden')",
         "[1] Finish: obj=..., out={'text': 'veryveryhidden'}",
@@ -90,7 +93,7 @@ def test_secrets_and_requests_never_reach_a_tail(line):
 
 
 def test_a_plain_line_stays_as_it_is():
-    line = "ValueError: api_key=None, key_cache.shape=[2, 4] and token usage: 0.00 at http://127.0.0.1:31000/x"
+    line = "#new-token: 4096, ValueError: api_key=None, key_cache.shape=[2, 4] and token usage: 0.00 at http://127.0.0.1:31000/x"
     assert redact(line) == line
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,9 @@ from support.trials import a_spec, alive, read_pids
 from tuner.probe.measurement import Level, Measurement
 from tuner.probe.outcome import Outcome
 from tuner.probe.probe import Invalid, ProbeReport
+from tuner.trial.hooks import Hooks
 from tuner.trial.host_memory import OomCounts
-from tuner.trial.runner import Hooks, run_trial
+from tuner.trial.runner import run_trial
 from tuner.trial.spec import Confirm, Deadlines
 
 DATA = Path(__file__).parent / "data"
@@ -144,7 +146,7 @@ def test_progress_goes_from_start_to_stop_and_every_phase_is_checkpointed(tmp_pa
     assert any("is version 0.5.23, the pool says 0.5.16" in stage for stage in stages)
     assert watcher.levels == [LEVEL]
     *partial, last = watcher.checkpoints
-    assert [checkpoint.failure.kind for checkpoint in partial] == ["interrupted"] * 2
+    assert [checkpoint.failure.kind for checkpoint in partial] == ["interrupted"] * 4
     assert partial[-1].levels == (LEVEL,)
     assert replace(last, gpu_seconds=result.gpu_seconds) == result
 
@@ -254,6 +256,26 @@ def test_a_hanging_engine_is_a_hang(tmp_path):
         tmp_path, "--ignore-term", now_s=clock, probe=clock.then_skip(reporting(ProbeReport(outcome, None, (), {}, {})))
     )
     assert result.failure.kind == "hang"
+
+
+@pytest.mark.parametrize(("switches", "state"), [((), "infeasible"), (("--hang-after-requests", 1), "failed")])
+def test_failed_requests_are_infeasible_only_if_the_engine_still_generates(tmp_path, monkeypatch, switches, state):
+    """An engine that hangs fails requests by timeout; no load of any size would pass."""
+    monkeypatch.setattr("tuner.trial.runner._RECOVER_S", 1.0)
+    monkeypatch.setattr("tuner.trial.runner._SETTLE_S", 0.5)
+
+    async def failing(base_url, **settings):
+        async with httpx.AsyncClient(base_url=base_url, trust_env=False, timeout=0.3) as client:
+            for _ in range(2):
+                with contextlib.suppress(httpx.TimeoutException):
+                    await client.post("/v1/completions", json={"prompt": "a", "max_tokens": 1})
+        return ProbeReport(Outcome("infeasible", "9 requests failed", kind="error_rate"), None, (LEVEL,), {"a": 1}, {})
+
+    result = run(tmp_path, *switches, probe=failing)
+    assert result.state == state
+    assert result.levels == (LEVEL,)
+    assert result.client == {"a": 1}
+    assert result.failure is None or result.failure.kind == "hang"
 
 
 def test_a_load_that_fails_for_its_own_reason_keeps_it(tmp_path):

@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 from support.trials import a_spec, alive, read_pids, wait_for
 
-from tuner.trial.__main__ import Lines, Stopping, main
+from tuner.trial.__main__ import main
+from tuner.trial.compact import read_compact
+from tuner.trial.records import read_file, read_records
 from tuner.trial.result import TrialResult
 from tuner.trial.spec import Confirm, Deadlines
+from tuner.trial.telling import RECORDS_NAME, Lines
 
 DATA = Path(__file__).parent / "data"
 
@@ -24,13 +27,13 @@ DATA = Path(__file__).parent / "data"
 class Runner:
     """A runner with a control pipe, its spec in a file, and its lines collected."""
 
-    def __init__(self, tmp_path, *switches, **changes):
+    def __init__(self, tmp_path, *switches, options=(), python=sys.executable, **changes):
         self.pid_file = tmp_path / "pids"
         spec = tmp_path / "spec.json"
         spec.write_text(json.dumps(a_spec(*switches, "--pids", self.pid_file, **changes).as_json()))
         theirs, self.control = os.pipe()
-        command = [sys.executable, "-m", "tuner.trial", "--spec", str(spec), "--workdir", str(tmp_path / "trial")]
-        command += ["--control-fd", str(theirs)]
+        command = [python, "-m", "tuner.trial", "--spec", str(spec), "--workdir", str(tmp_path / "trial")]
+        command += ["--control-fd", str(theirs), *map(str, options)]
         self.child = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=(theirs,)
         )
@@ -168,6 +171,80 @@ def test_a_bad_specification_is_exit_2_and_says_why(text, says, monkeypatch, cap
     assert says in capsys.readouterr().err
 
 
+def test_a_killed_runner_leaves_its_levels_and_the_message_of_the_last_phase(start, tmp_path):
+    """SIGKILL under load: at most the level in flight is lost."""
+    runner = start("--slots", 4, "--token-s", 0.01, options=("--termination-message", tmp_path / "message"))
+    first = runner.read_until("level")
+    wait_for(lambda: read_file(tmp_path / "trial" / RECORDS_NAME).all("level"), "the record")
+    wait_for(lambda: (kept := read_compact((tmp_path / "message").read_text())) and kept.levels, "the checkpoint")
+    runner.child.kill()
+    runner.child.wait()
+    reading = read_file(tmp_path / "trial" / RECORDS_NAME)
+    assert reading.missing == ()
+    assert reading.last("begin") == {"id": "demo-0001-abcdef012345", "attempt": 1, "fingerprint": "abcdef012345"}
+    assert reading.all("level")[0] == first
+    kept = read_compact((tmp_path / "message").read_text())
+    assert (kept.state, kept.failure.kind) == ("failed", "interrupted")
+    assert kept.levels[0].requests == first["requests"]
+    assert kept.effective["fingerprint"]
+    assert kept.start_up_s > 0
+    wait_for(lambda: not any(alive(pid) for pid in read_pids(tmp_path / "pids")), "the engine's end")
+
+
+def test_records_on_stdout_and_the_message_tell_the_same_result(start, tmp_path):
+    message = tmp_path / "message"
+    message.write_text("x" * 4096)
+    log = DATA / "bad_choice.log"
+    options = ("--records", "--termination-message", message)
+    runner = start("--die-at", "start", "--die-with", log, "--die-code", "2", options=options)
+    lines = runner.child.stdout.read().splitlines()
+    assert runner.end() == 0
+    reading = read_records(lines)
+    assert reading.missing == ()
+    assert reading.records[0].kind == "begin"
+    assert "starting the engine" in reading.all("stage")
+    result = TrialResult.from_json(reading.last("result"))
+    assert result.failure.kind == "bad_flag"
+    assert all(line.isascii() and len(line) < 16 * 1024 for line in lines)
+    short = read_compact(message.read_text())
+    assert short is not None
+    assert short.failure.message == result.failure.message
+    assert result.failure.log_tail.endswith(short.failure.log_tail)
+    assert read_file(tmp_path / "trial" / RECORDS_NAME).last("result") == result.as_json()
+
+
+def test_files_that_cannot_be_written_are_said_and_cost_nothing_else(start, tmp_path):
+    options = ("--termination-message", tmp_path / "no" / "folder")
+    runner = start("--die-at", "start", "--die-code", "3", options=options)
+    assert runner.result().failure.kind == "crash"
+    assert runner.end() == 0
+    assert f"nothing is kept in {tmp_path}/no/folder" in runner.child.stderr.read()
+
+
+def test_an_unreadable_specification_is_told_in_the_message_too(tmp_path):
+    assert main(["--spec", str(tmp_path / "none"), "--termination-message", str(tmp_path / "message")]) == 2
+    assert "the specification cannot be read" in (tmp_path / "message").read_text()
+
+
+def test_no_secret_is_in_any_output(start, tmp_path):
+    """Of the environment, printed by the engine while it lives and when it dies, and given on its command line."""
+    secret = "s3cr3t-veryveryhidden"
+    (tmp_path / "last-words").write_text(
+        f"Traceback (most recent call last):\nValueError: cannot log in with {secret}\n"
+    )
+    switches = ("--echo-env", "HF_TOKEN", "--die-at", "weights", "--die-with", tmp_path / "last-words", secret)
+    options = ("--termination-message", tmp_path / "message")
+    runner = start(*switches, env={"HF_TOKEN": secret}, options=options)
+    result = runner.result()
+    assert runner.end() == 0
+    assert "cannot log in with ***" in result.failure.log_tail
+    written = {path.name: path.read_text() for path in (tmp_path / "trial").iterdir() if path.is_file()}
+    assert {"engine.log", "records.log"} <= set(written)
+    assert "HF_TOKEN=***" in written["engine.log"]
+    assert not [name for name, text in written.items() if secret in text]
+    assert secret not in (tmp_path / "message").read_text() + json.dumps(runner.lines)
+
+
 def test_an_absent_specification_is_exit_2(tmp_path, capsys):
     assert main(["--spec", str(tmp_path / "none.json")]) == 2
     assert "none.json" in capsys.readouterr().err
@@ -185,6 +262,6 @@ def test_lines_are_json_even_where_figures_are_not():
     stream = io.StringIO()
     lines = Lines(stream)
     lines.put("level", {"ttft_p95_s": math.inf, "list": (math.nan, 1.0), "text": "ü"})
-    lines.close(Stopping())
+    lines.close(str)
     assert json.loads(stream.getvalue()) == {"level": {"ttft_p95_s": None, "list": [None, 1.0], "text": "ü"}}
     assert stream.getvalue().isascii()

@@ -1,24 +1,14 @@
-"""Tells what must not be written into an export: names that look like secrets, and simulation switches.
+"""Refuses what must not be written into an export: names that look like secrets, and simulation switches.
 
 Judges names alone, never values: a value is not even put into a message.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
 from tuner.errors import UsageError
-
-_ANYWHERE = frozenset({"APIKEY", "CREDENTIAL", "CREDENTIALS", "PASSPHRASE", "PASSWD", "PASSWORD", "SECRET", "SECRETS"})
-# Only as the last word: HF_TOKEN and --api-key are secrets, --speculative-token-map and MAX_TOKENS are not.
-_AT_THE_END = frozenset({"AUTH", "KEY", "PAT", "TOKEN"})
-
-
-def looks_secret(name: str) -> bool:
-    """Whether an environment variable or a flag of this name would hold a secret."""
-    words = [word for word in re.split(r"[^A-Z0-9]+", name.upper()) if word]
-    return bool(words) and (words[-1] in _AT_THE_END or not _ANYWHERE.isdisjoint(words))
+from tuner.space.secrets import looks_secret
 
 
 def refuse_secrets(env: Mapping[str, str], args: Iterable[str], referenced: Iterable[str]) -> None:

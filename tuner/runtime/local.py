@@ -309,7 +309,8 @@ class LocalRuntime:
 def _longest_s(spec: TrialSpec) -> float:
     deadlines = spec.deadlines
     load_s = spec.confirm.duration_s if spec.confirm else deadlines.probe_s
-    return deadlines.ready_s + deadlines.first_token_s + load_s + deadlines.stop_s + _OVERDUE_S
+    before_s = deadlines.memory_free_s + deadlines.ready_s
+    return before_s + deadlines.first_token_s + load_s + deadlines.stop_s + _OVERDUE_S
 
 
 def _describe(level: Level) -> str:

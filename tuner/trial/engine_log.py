@@ -5,10 +5,15 @@ Knows what sglang prints (0.5.x); knows no failure kinds.
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from tuner.space.secrets import looks_secret
+from tuner.trial.log_ring import older
 
 Milestone = Literal["launch", "weights", "memory", "graphs", "warmup", "ready"]
 
@@ -39,12 +44,11 @@ _QUOTES_A_REQUEST = re.compile(
     r"\b(?:Receive: obj=|Finish: obj=|GenerateReqInput\(|ChatCompletionRequest\(|CompletionRequest\("
     r"|input_ids=|origin_input_text|prompt=)|['\"](?:prompt|messages|text|content|input_ids|input_text)['\"]\s*:"
 )
+# `name=value`, `'name': 'value'`, `--name value`, `['--name', 'value']`: what names the value, then the value.
+_NAME = re.compile(r"""(?P<flag>--[\w-]+)['"]?,?\s+|(?P<field>[A-Za-z_][\w-]*)['"]?\s*[=:]\s*""")
+_VALUE = re.compile(r"""'[^']*'|"[^"]*"|[^\s,'")}\]]+""")
+_NO_SECRET = re.compile(r"""['"]?(?:None|null|True|False|true|false|[\d.]*)['"]?""")
 _SECRETS = (
-    re.compile(
-        r"(?i)((?:api|admin_api|access|secret|watermark)_?key(?:_b)?['\"]?\s*[=:]\s*)(?!None|null)['\"]?[^\s,'\"})]+['\"]?"
-    ),
-    re.compile(r"(?i)(--(?:admin-)?api-key[ =])\S+"),
-    re.compile(r"(?i)((?:password|token|secret)['\"]?\s*[=:]\s*)['\"][^'\"]+['\"]"),
     re.compile(r"(?i)(authorization:\s*\S+\s+|bearer\s+)[\w.~+/-]{8,}=*"),
     re.compile(r"()\bhf_[A-Za-z0-9]{8,}"),
     re.compile(r"(://)[^/\s:@]+:[^/\s@]+(?=@)"),
@@ -91,10 +95,11 @@ def later(one: Milestone, other: Milestone | None) -> Milestone:
 
 
 class LogFollower:
-    """Reads what a growing log gained since the last look, line by line."""
+    """Reads what a growing log gained since the last look, line by line, also while its file is put aside."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._inode = 0
         self._offset = 0
         self._rest = b""
         self.milestone: Milestone = "launch"
@@ -114,32 +119,45 @@ class LogFollower:
         return texts
 
     def _lines(self) -> list[str]:
-        try:
-            with self._path.open("rb") as file:
-                size = file.seek(0, 2)
-                if size - self._offset > _READ_BYTES:
-                    self._offset, self._rest = size - _READ_BYTES, b""
-                file.seek(self._offset)
-                new = file.read()
-        except OSError:
-            return []
-        self._offset += len(new)
         # Progress bars redraw one line with carriage returns.
-        *whole, self._rest = (self._rest + new).replace(b"\r", b"\n").split(b"\n")
+        *whole, self._rest = (self._rest + self._gained()).replace(b"\r", b"\n").split(b"\n")
         self._rest = self._rest[-_READ_BYTES:]
         return [line.decode(errors="replace") for line in whole]
+
+    def _gained(self) -> bytes:
+        gained = b""
+        for path in (*older(self._path), self._path):
+            with suppress(OSError), path.open("rb") as file:
+                state = os.fstat(file.fileno())
+                if path == self._path and state.st_ino != self._inode:
+                    self._inode, self._offset = state.st_ino, 0
+                if state.st_ino == self._inode:
+                    if state.st_size - self._offset > _READ_BYTES:
+                        gained, self._rest, self._offset = b"", b"", state.st_size - _READ_BYTES
+                    file.seek(self._offset)
+                    new = file.read(_READ_BYTES)
+                    self._offset += len(new)
+                    gained += new
+        return gained
 
 
 def read_end(path: Path, size_bytes: int = EVIDENCE_BYTES) -> str:
     """The end of a log as it is, from a line's start; "" if there is none."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - size_bytes))
-            text = file.read(size_bytes).decode(errors="replace")
-    except OSError:
-        return ""
-    return text if size <= size_bytes else text.partition("\n")[2]
+    data, inode, left_out = b"", 0, False
+    for part in (path, *reversed(older(path))):
+        with suppress(OSError), part.open("rb") as file:
+            state = os.fstat(file.fileno())
+            if state.st_ino == inode:  # put aside between our two looks
+                continue
+            inode = state.st_ino
+            room = size_bytes - len(data)
+            left_out = state.st_size > room
+            file.seek(max(0, state.st_size - room))
+            data = file.read(room) + data
+        if left_out:
+            break
+    text = data.decode(errors="replace")
+    return text.partition("\n")[2] if left_out else text
 
 
 def redact(line: str, secrets: tuple[str, ...] = ()) -> str:
@@ -148,9 +166,24 @@ def redact(line: str, secrets: tuple[str, ...] = ()) -> str:
         return "[a line that quotes a request was left out]"
     for pattern in _SECRETS:
         line = pattern.sub(r"\g<1>***", line)
+    line = _mask_named(line)
     for secret in secrets:
         line = line.replace(secret, "***")
     return line if len(line) <= _LINE_CHARS else f"{line[:_LINE_CHARS]}..."
+
+
+def _mask_named(line: str) -> str:
+    """The line without the values that secret names are given."""
+    parts: list[str] = []
+    at = 0
+    for name in _NAME.finditer(line):
+        if name.start() < at or not looks_secret(name["flag"] or name["field"]):
+            continue
+        value = _VALUE.match(line, name.end())
+        if value and not _NO_SECRET.fullmatch(value[0]):
+            parts += (line[at : name.end()], "***")
+            at = value.end()
+    return "".join(parts) + line[at:]
 
 
 def short_tail(log: str, secrets: tuple[str, ...] = (), size_bytes: int = TAIL_BYTES) -> str:

@@ -14,6 +14,21 @@ def bad_command(argv: tuple[str, ...], error: OSError) -> Failure:
     return Failure("configuration", "bad_command", message)
 
 
+def checkpoint_incomplete(problem: str) -> Failure:
+    """A file of the checkpoint is not there, or not all of it."""
+    message = f"the checkpoint is not complete - {problem} - copy it again, or correct the model's path"
+    return Failure("configuration", "checkpoint_incomplete", message)
+
+
+def accelerator_memory_busy(held: str, after_s: float) -> Failure:
+    """Somebody else holds the memory this engine would need."""
+    message = (
+        f"accelerator memory was not freed in {after_s:.0f} s - {held} in use - "
+        "end what holds it, or have the driver looked at; the trial is repeated"
+    )
+    return Failure("infrastructure", "accelerator_memory_busy", message)
+
+
 def interrupted(reason: str) -> Failure:
     """Somebody asked the trial to stop."""
     message = f"the trial was ended before it was done - {reason} - it is run again"

@@ -116,6 +116,7 @@ class ProcessFamily:
             with suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
         self.reap_orphans()
+        self.exit_code()  # the child too: it may have died after we last asked
         return [process.pid for process in alive]
 
     def _alive(self) -> list[Process]:

@@ -6,12 +6,7 @@ Only this differs from what is exported. The runner ships without `tuner.launch`
 from __future__ import annotations
 
 import random
-import re
 import socket
-from collections.abc import Mapping
-from typing import Any
-
-from tuner.probe.control import effective_settings
 
 HOST = "127.0.0.1"
 
@@ -19,9 +14,6 @@ HOST = "127.0.0.1"
 # from there. sglang takes further ports up to 1000 above its own.
 _PORTS = (11000, 31000)
 _TRIES = 200
-
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
-_SECRET_CHARS = 8
 
 
 def plumbing(port: int) -> tuple[str, ...]:
@@ -44,19 +36,3 @@ def free_port() -> int:
                 continue
             return port
     raise OSError(f"no free port between {_PORTS[0]} and {_PORTS[1]} on {HOST}; see what listens there")
-
-
-def secrets_of(env: Mapping[str, str]) -> tuple[str, ...]:
-    """Values that must not appear in a log tail: those of variables whose names say so."""
-    return tuple(value for name, value in env.items() if _SECRET_NAME.search(name) and len(value) >= _SECRET_CHARS)
-
-
-def effective_of(server_info: Mapping[str, Any]) -> dict[str, Any]:
-    """What the engine says it runs with, and where its memory went."""
-    effective = effective_settings(server_info)
-    states = server_info.get("internal_states")
-    if isinstance(states, list) and states and isinstance(states[0], Mapping):
-        memory = states[0].get("memory_usage")
-        if isinstance(memory, Mapping):
-            effective["memory_usage"] = dict(memory)
-    return effective

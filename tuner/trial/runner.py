@@ -7,29 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
-import socket
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import tuner
 from tuner.probe.control import EngineControl, EngineUnreachable
 from tuner.probe.measurement import Level
 from tuner.probe.probe import Invalid, ProbeReport, Watch
 from tuner.probe.probe import probe as real_probe
 from tuner.probe.probe import run as run_loop
+from tuner.space.secrets import masked, secret_values
 from tuner.trial import failures
+from tuner.trial.accelerators import memory_in_use
+from tuner.trial.before_start import ReadMemory, Surroundings, before_start
 from tuner.trial.classify import Ending, classify
 from tuner.trial.conclude import NO_VERDICT, figures_of
 from tuner.trial.engine_log import LogFollower, read_end
 from tuner.trial.engine_process import EngineProcess
+from tuner.trial.hooks import Hooks
 from tuner.trial.host_memory import OomCounts, read_counts
-from tuner.trial.plumbing import HOST, effective_of, free_port, plumbing, secrets_of
-from tuner.trial.result import Failure, TrialResult
+from tuner.trial.known import Known
+from tuner.trial.plumbing import HOST, free_port, plumbing
+from tuner.trial.result import Failure, State, TrialResult
 from tuner.trial.spec import TrialSpec
 
 _T = TypeVar("_T")
@@ -47,6 +49,10 @@ _GENERATE_S = 30.0
 _DYING_S = 90.0
 _DYING_WORDS = ("sigquit", "Scheduler hit an exception", "crashed with exit code")
 _SETTLE_S = 10.0
+# The load's words for requests that failed, whatever by: those an engine never answers fail by timeout.
+_MAYBE_HUNG = ("error_rate", "all_failed", "first_requests")
+# After a load that failed requests: time to answer or abort what was running, and for one token.
+_RECOVER_S = 60.0
 # How long the load may take to wind up once it is told to.
 _WIND_UP_S = 5.0
 # Who asks a trial to stop (a drain, an eviction) may grant only seconds: a kubelet eviction was seen to grant 2.
@@ -59,25 +65,6 @@ _OVERRUN_S = 900.0
 Probe = Callable[..., Coroutine[Any, Any, ProbeReport]]
 
 
-def _ignore(_: object) -> None:
-    """Nobody watches."""
-
-
-@dataclass(slots=True)
-class Hooks:
-    """How a trial is watched and stopped from outside. All are called on the trial's own thread.
-
-    `stop_reason` returns why to stop, or "". `checkpoint` gets what is known so far, as the result it would be if the
-    trial were interrupted now, at every phase and level.
-    """
-
-    progress: Callable[[str], None] = _ignore
-    on_level: Callable[[Level], None] = _ignore
-    checkpoint: Callable[[TrialResult], None] = _ignore
-    stop_reason: Callable[[], str] = lambda: ""
-    on_engine: Callable[[EngineProcess], None] = _ignore
-
-
 def run_trial(
     spec: TrialSpec,
     *,
@@ -86,13 +73,14 @@ def run_trial(
     probe: Probe = real_probe,
     now_s: Callable[[], float] = time.monotonic,
     oom_counts: Callable[[], OomCounts] = read_counts,
+    read_memory: ReadMemory = memory_in_use,
 ) -> TrialResult:
     """Run the trial; never raises for what the engine or the load does.
 
     Raises:
         OSError: `workdir` cannot be written, or there is no free port.
     """
-    trial = _Trial(spec, workdir, hooks or Hooks(), probe, now_s, oom_counts)
+    trial = _Trial(spec, workdir, hooks or Hooks(), probe, now_s, oom_counts, read_memory)
     return trial.run()
 
 
@@ -108,18 +96,6 @@ class _EngineEnded(Exception):  # noqa: N818 - control flow of this module alone
     """The engine ended before it generated."""
 
 
-@dataclass(slots=True)
-class _Known:
-    """What has been learned so far; every result is made from it."""
-
-    start_up_s: float | None = None
-    effective: dict[str, Any] = field(default_factory=dict)
-    simulated: bool = False
-    engine_version: str = ""
-    levels: list[Level] = field(default_factory=list)
-    phase: Literal["start", "load"] = "start"
-
-
 class _Trial:
     def __init__(
         self,
@@ -129,6 +105,7 @@ class _Trial:
         probe: Probe,
         now_s: Callable[[], float],
         oom_counts: Callable[[], OomCounts],
+        read_memory: ReadMemory,
     ) -> None:
         self.spec = spec
         self.workdir = workdir
@@ -136,15 +113,20 @@ class _Trial:
         self.probe = probe
         self.now_s = now_s
         self.oom_counts = oom_counts
-        self.known = _Known(simulated=spec.simulated)
-        self.started_s = now_s()
+        self.read_memory = read_memory
+        self.began_s = self.started_s = now_s()
+        self.mark = f"{spec.id}.{spec.attempt}.{os.getpid()}"
         self.log = LogFollower(workdir / LOG_NAME)
-        self.secrets = secrets_of({**os.environ, **spec.env})
+        self.secrets = secret_values({**os.environ, **spec.env})
+        self.known = Known(spec, self.secrets, simulated=spec.simulated)
 
     # --- the sequence
 
     def run(self) -> TrialResult:
         self.workdir.mkdir(parents=True, exist_ok=True)
+        self._checkpoint("")
+        if failure := self._before_start():
+            return self._failed(failure)
         port = free_port()
         self.oom_before = self.oom_counts()
         self._say("starting the engine")
@@ -153,6 +135,7 @@ class _Trial:
             self.engine = self._spawn(port)
         except OSError as error:
             return self._failed(failures.bad_command(self.spec.argv, error))
+        self._checkpoint("")
         try:
             result = self._outcome(f"http://{HOST}:{port}")
             self.hooks.checkpoint(result)
@@ -176,10 +159,16 @@ class _Trial:
         if stuck:
             self._say(f"processes {stuck} survive SIGKILL and may hold their GPUs; check the driver of this machine")
 
+    def _before_start(self) -> Failure | None:
+        around = Surroundings(
+            say=self._say, stop_reason=self.hooks.stop_reason, now_s=self.now_s, read_memory=self.read_memory
+        )
+        env = {**os.environ, **self.spec.env}
+        return before_start(self.spec, env, self.workdir, around, mark=self.mark, secrets=self.secrets)
+
     def _spawn(self, port: int) -> EngineProcess:
         argv = [*self.spec.argv, *plumbing(port)]
-        mark = f"{self.spec.id}.{self.spec.attempt}.{os.getpid()}"
-        engine = EngineProcess(argv, self.spec.env, self.workdir / LOG_NAME, mark=mark)
+        engine = EngineProcess(argv, self.spec.env, self.workdir / LOG_NAME, mark=self.mark, secrets=self.secrets)
         engine.record.write(self.workdir / RECORD_NAME)
         self.hooks.on_engine(engine)
         return engine
@@ -191,14 +180,10 @@ class _Trial:
         self._checkpoint("generates; preparing the load")
         self.known.phase = "load"
         report = await self._load(base_url)
-        return await self._conclude(report)
+        return await self._conclude(report, base_url)
 
     async def _await_ready(self, control: EngineControl) -> None:
-        try:
-            ready = await self._watched(self._generates(control), self.spec.deadlines.ready_s)
-        except _EngineEnded:
-            ready = None
-        if not ready:
+        if not await self._watched_or_ended(self._generates(control), self.spec.deadlines.ready_s):
             raise _Failed(await self._engine_failure())
         self.known.start_up_s = self.now_s() - self.started_s
 
@@ -214,9 +199,7 @@ class _Trial:
             self._say(f"the engine does not tell its settings: {error}")
             return
         known = self.known
-        known.effective = effective_of(info)
-        known.simulated = known.simulated or info.get("simulated") is True
-        known.engine_version = str(info.get("version", ""))
+        known.learn(info)
         expected = self.spec.engine_version
         if expected and known.engine_version and expected != known.engine_version:
             self._say(f"the engine is version {known.engine_version}, the pool says {expected}; correct the space file")
@@ -254,7 +237,7 @@ class _Trial:
             raise _Failed(failures.overrun(whole_s))
         return report
 
-    async def _conclude(self, report: ProbeReport) -> TrialResult:
+    async def _conclude(self, report: ProbeReport, base_url: str) -> TrialResult:
         outcome = report.outcome
         self.known.levels = list(report.levels) or self.known.levels
         self.known.effective.update(report.effective)
@@ -264,10 +247,24 @@ class _Trial:
         if doubt is not None:
             failure = Failure("measurement", doubt.kind, doubt.message)
             return self._result("invalid", failure=failure, client=client)
-        if outcome.state == "failed":
-            failure = await self._engine_failure(outcome.kind, outcome.reason)
+        kind = outcome.kind
+        if kind in _MAYBE_HUNG and not await self._still_generates(base_url):
+            kind = "hang"
+        if outcome.state == "failed" or kind == "hang":
+            failure = await self._engine_failure(kind, outcome.reason)
             return replace(self._failed(failure), client=client)
         return self._result(outcome.state, client=client, **figures_of(outcome, report.measurement))
+
+    async def _still_generates(self, base_url: str) -> bool:
+        """Whether an engine that failed requests is still one, now that it is left alone."""
+        async with EngineControl(base_url) as control:
+            return bool(await self._watched_or_ended(self._generates(control), _RECOVER_S))
+
+    async def _watched_or_ended(self, work: Coroutine[Any, Any, _T], timeout_s: float) -> _T | None:
+        try:
+            return await self._watched(work, timeout_s)
+        except _EngineEnded:
+            return None
 
     # --- watching
 
@@ -311,6 +308,7 @@ class _Trial:
     async def _engine_failure(self, kind: str = "", reason: str = "") -> Failure:
         """What the engine's end or silence means, once it had time to say why."""
         await self._settle(wait=bool(kind))
+        self.engine.flush_log()
         self._look()
         log = read_end(self.engine.log_path)
         if kind and self.engine.exit_code() is None and kind not in ("engine_died", "hang"):
@@ -340,7 +338,7 @@ class _Trial:
     # --- what is told
 
     def _say(self, text: str) -> None:
-        self.hooks.progress(text)
+        self.hooks.progress(masked(text, self.secrets))
 
     def _on_level(self, level: Level) -> None:
         self.known.levels.append(level)
@@ -355,35 +353,12 @@ class _Trial:
     def _failed(self, failure: Failure) -> TrialResult:
         return self._result("failed", failure=failure)
 
-    def _result(self, state: Any, *, client: Mapping[str, Any] | None = None, **figures: Any) -> TrialResult:
-        known = self.known
-        effective = dict(known.effective)
-        if self.log.retractions:
-            effective["retractions"] = self.log.retractions
-        return TrialResult(
-            id=self.spec.id,
-            state=state,
-            levels=tuple(known.levels),
-            effective=effective,
-            start_up_s=known.start_up_s,
-            gpu_seconds=self._gpu_seconds(),
-            node=os.environ.get("NODE_NAME") or socket.gethostname(),
-            client=client or {},
-            simulated=known.simulated,
-            versions=self._versions(),
-            **figures,
-        )
-
-    def _versions(self) -> dict[str, str]:
-        versions = {"tuner": tuner.__version__, "python": platform.python_version()}
-        if self.known.engine_version:
-            versions["engine"] = self.known.engine_version
-        if self.spec.engine_version:
-            versions["engine_expected"] = self.spec.engine_version
-        return versions
+    def _result(self, state: State, **contents: Any) -> TrialResult:
+        self.known.retractions = self.log.retractions
+        return self.known.result(state, self._gpu_seconds(), **contents)
 
     def _gpu_seconds(self) -> float:
-        return self.spec.gpus * (self.now_s() - self.started_s)
+        return self.spec.gpus * (self.now_s() - self.began_s)
 
 
 async def _end(task: asyncio.Future[Any]) -> None:

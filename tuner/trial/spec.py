@@ -19,13 +19,15 @@ class Deadlines:
     """Seconds each phase may take before the trial is ended.
 
     `ready_s`: from the engine's start until it generates; `first_token_s`: for one request; `probe_s`: the whole
-    load; `stop_s`: draining before the process group is killed.
+    load; `stop_s`: draining before the process group is killed; `memory_free_s`: before the start, until the
+    accelerators have given back what an earlier engine held.
     """
 
     ready_s: float = 3600.0
     first_token_s: float = 600.0
     probe_s: float = 1800.0
     stop_s: float = 30.0
+    memory_free_s: float = 900.0  # AMD's driver needs minutes for a terabyte; InferenceX's scripts wait 15 min at most
 
 
 @dataclass(frozen=True, slots=True)
