@@ -179,6 +179,7 @@ class Book:
             requests=self.flights.sent,
             errors=dict(self.flights.errors),
             duration_s=self.now_s - self.start_s,
+            shown_level=shown.level if shown else -1,
         )
 
     def levels(self, *, ended: bool = False) -> tuple[Level, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tuner.probe.book import GAP_S, Book, Ending
-from tuner.probe.events import ClosedLoop, Command, EngineDied, Event, Hold, OpenLoop, Stop
+from tuner.probe.events import ClientStalled, ClosedLoop, Command, EngineDied, Event, Hold, OpenLoop, Stop
 from tuner.probe.filling import Filling
 from tuner.probe.ladder import Ladder
 from tuner.probe.level import BacklogAlarm, LevelTally, LevelVerdict
@@ -93,6 +93,8 @@ class CapacitySearch:
             return self._end(Ending("failed", "the engine died under load", kind="engine_died"))
         if gap_s > GAP_S:
             return self._slept(gap_s)
+        if isinstance(event, ClientStalled) and self._testing is not None:
+            return self._slept(event.for_s)
         if (fault := self.book.fault()) is not None:
             return self._end(fault)
         if self.book.now_s >= self._deadline_s:
@@ -257,15 +259,17 @@ class CapacitySearch:
     # --- endings
 
     def _slept(self, gap_s: float) -> list[Command]:
-        """This process was stopped for a while: the running window or level begins again."""
+        """This process was stopped for a while: the running window or level is void and begins again."""
         self._gaps += 1
+        voided = self._testing is not None
+        if self._testing is not None:
+            self._testing.spoil(f"the load client stood still for {gap_s:.2f} s")
+            self._close("invalid")
         if self._gaps > MAX_GAPS or self.book.now_s >= self._deadline_s:
-            return self._give_up(f"the load client stood still {self._gaps} times, the last time for {gap_s:.0f} s")
-        self.book.forgive()
-        if self._testing is None:
-            return []
-        self._close("undecided")
-        return self._prepare(self._rate)
+            return self._give_up(f"the load client stood still {self._gaps} times, the last time for {gap_s:.2g} s")
+        if gap_s > GAP_S:
+            self.book.forgive()
+        return self._prepare(self._rate) if voided else []
 
     def _give_up(self, why: str) -> list[Command]:
         """Out of time or levels: report what was shown, never what was not."""

@@ -52,7 +52,8 @@ class Outcome:
     `measured`: `capacity_low_req_per_s` was shown to hold, `capacity_high_req_per_s` was not. `pruned` and
     `infeasible`: `bound_req_per_s` is above the capacity. `nearest_miss_ttft_p95_s` is the best p95 of a level that
     missed. `ttft` and `records` are those of the highest rate that held (or the only one confirmed): `records` ended
-    within [`window_start_s`, `window_end_s`]. `errors` counts failed requests of the whole search by their word.
+    within [`window_start_s`, `window_end_s`]; `shown_level` is that level's number (-1: none). `errors` counts failed
+    requests of the whole search by their word.
     """
 
     state: State
@@ -71,6 +72,7 @@ class Outcome:
     errors: dict[str, int] = field(default_factory=dict)
     duration_s: float = 0.0
     kind: str = ""
+    shown_level: int = -1
 
 
 class Search(Protocol):

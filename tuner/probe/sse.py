@@ -13,6 +13,9 @@ from typing import Any
 _BEARS_TOKENS = re.compile(rb'"(?:text|content|reasoning_content|reasoning)":\s*"(?!")|"tool_calls":\s*\[(?!\])')
 _NULL_USAGE = re.compile(rb'"usage":\s*null')
 _ABORTED = re.compile(rb'"finish_reason":\s*"abort"')
+GAP_SLOTS_PER_S = 20_000
+"""Gaps between chunks are counted in slots of 50 microseconds: a list of them all would grow by 40,000 a second."""
+
 _TEXT_KEYS = ("content", "reasoning_content", "reasoning", "tool_calls")
 
 
@@ -23,11 +26,13 @@ class StreamedAnswer:
     """
 
     __slots__ = (
-        "_buffer", "_data", "cached_tokens", "chunks", "done", "error", "finish_s", "first_token_s", "first_tokens",
-        "input_tokens", "last_chunk_s", "max_gap_s", "message", "output_tokens",
+        "_buffer", "_data", "_gaps", "cached_tokens", "chunks", "done", "error", "finish_s", "first_token_s",
+        "first_tokens", "input_tokens", "last_chunk_s", "max_gap_s", "message", "output_tokens",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, gaps: dict[int, int] | None = None) -> None:
+        """`gaps` counts the gaps between chunks, shared by many answers (`tuner.probe.gaps`)."""
+        self._gaps = gaps
         self._buffer = b""
         self._data: list[bytes] = []
         self.first_token_s: float | None = None
@@ -94,7 +99,11 @@ class StreamedAnswer:
 
     def _chunk(self, now_s: float) -> None:
         if self.last_chunk_s is not None:
-            self.max_gap_s = max(self.max_gap_s, now_s - self.last_chunk_s)
+            gap_s = now_s - self.last_chunk_s
+            self.max_gap_s = max(self.max_gap_s, gap_s)
+            if self._gaps is not None:
+                slot = int(gap_s * GAP_SLOTS_PER_S)
+                self._gaps[slot] = self._gaps.get(slot, 0) + 1
         self.last_chunk_s = now_s
         self.chunks += 1
 
