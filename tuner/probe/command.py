@@ -164,6 +164,7 @@ def _search(request: ProbeRequest, bench: Bench, left_s: float) -> SteadyLoad | 
             mean_output_tokens=float(request.output_tokens),
             max_running=total_max_running(bench.info),
             max_duration_s=left_s,
+            poisson=request.arrivals == "poisson",
         )
     )
 

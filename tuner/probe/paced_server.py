@@ -93,7 +93,8 @@ class Schedule:
     def begin(self, connection: _Connection, body: bytes, received_s: float) -> None:
         asked = _MAX_TOKENS.search(body)
         stream = _Stream(connection, received_s, received_s + self.ttft_s, _words(body), int(asked[1]) if asked else 16)
-        stream.chunks_left = -(-stream.tokens // self.tokens_per_chunk)
+        # As with drafts: the prefill gives one token, every step after it several.
+        stream.chunks_left = 1 + -(-(stream.tokens - 1) // self.tokens_per_chunk)
         connection.write(HEAD + ROLE)
         self._first.append(stream)
         if not self._running:
@@ -135,9 +136,8 @@ class Schedule:
             self._finish(stream)
 
     def _finish(self, stream: _Stream) -> None:
-        first = min(stream.tokens, self.tokens_per_chunk)
-        if stream.tokens > first:
-            self._tpots_s.append((stream.last_s - stream.first_s) / (stream.tokens - first))
+        if stream.tokens > 1:
+            self._tpots_s.append((stream.last_s - stream.first_s) / (stream.tokens - 1))
         usage = {
             "prompt_tokens": stream.words, "completion_tokens": stream.tokens,
             "prompt_tokens_details": {"cached_tokens": 0},

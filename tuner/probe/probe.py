@@ -115,6 +115,7 @@ async def probe(
                 tolerance=tolerance,
                 guess_req_per_s=guess_req_per_s,
                 max_duration_s=left_s,
+                poisson=workload.arrivals == "poisson",
             )
         )
 

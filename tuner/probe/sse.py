@@ -75,8 +75,12 @@ class StreamedAnswer:
         except ValueError:
             self.error, self.message = "bad_event", "an event of the stream is not JSON"
             return
-        if isinstance(document, dict):
+        if not isinstance(document, dict):
+            return
+        try:
             self._document(document, now_s)
+        except (AttributeError, TypeError, ValueError, OverflowError):
+            self.error, self.message = "bad_event", "an event of the stream has another shape than an answer"
 
     def _document(self, document: dict[str, Any], now_s: float) -> None:
         if fault := document.get("error"):
@@ -87,15 +91,15 @@ class StreamedAnswer:
             if _bears_tokens(choice):
                 if self.first_token_s is None:
                     self.first_token_s = now_s
-                    self.first_tokens = max(1, usage.get("completion_tokens") or 1)
+                    self.first_tokens = max(1, int(usage.get("completion_tokens") or 1))
                 self._chunk(now_s)
             if choice.get("finish_reason"):
                 self.finish_s = now_s
                 self.error = "aborted" if choice["finish_reason"] == "abort" else self.error
         if usage:
-            self.input_tokens = usage.get("prompt_tokens") or 0
-            self.output_tokens = usage.get("completion_tokens") or 0
-            self.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+            self.input_tokens = int(usage.get("prompt_tokens") or 0)
+            self.output_tokens = int(usage.get("completion_tokens") or 0)
+            self.cached_tokens = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
 
     def _chunk(self, now_s: float) -> None:
         if self.last_chunk_s is not None:
