@@ -95,7 +95,7 @@ async def line(
         text += f"; {seen.chunks_per_s:,.0f} chunks/s, server late p99 {late_ms:.2f} ms"
         void = paced and seen.void
         word = "void" if void else "ok" if good else "MISSED"
-        if word == "ok":
+        if word != "void":  # a bar that was missed stays missed
             break
     print(f"{name:42} {text}  {word}", flush=True)
     return word
