@@ -63,7 +63,7 @@ def test_the_capacity_found_is_the_true_one(name):
     assert {o.state for o in outcomes} == {"measured"}
     found = [o.capacity_low_req_per_s / truth for o in outcomes]
     assert statistics.mean(found) == pytest.approx(1.0, abs=0.06)
-    assert max(found) <= 1.09
+    assert max(found) <= 1.06
     assert statistics.mean(o.duration_s for o in outcomes) <= 300
     assert all(
         o.capacity_low_req_per_s < o.capacity_high_req_per_s <= 1.0501 * o.capacity_low_req_per_s for o in outcomes
@@ -119,7 +119,7 @@ def test_answers_of_one_token_are_measured():
 @pytest.mark.parametrize(
     ("limits", "share"),
     [
-        (Limits(ttft_p95_s=2.0, tpot_p95_ms=35.0), 0.75),
+        (Limits(ttft_p95_s=2.0, tpot_p95_ms=35.0), 0.77),
         (Limits(tpot_p95_ms=35.0), 0.75),
         (Limits(e2e_p95_s=40.0), 0.85),
         (Limits(), 1.0),
@@ -145,11 +145,18 @@ def test_an_engine_that_is_too_slow_for_anyone_is_infeasible():
 
 def test_an_engine_that_holds_only_one_at_a_time_is_infeasible():
     """The floor holds, every open loop above 2 % of saturation misses."""
-    outcome = run(QueueEngine(slots=64, prefill_s_per_token=2.3e-4), max_duration_s=20_000.0)
+    outcome = run(QueueEngine(slots=64, prefill_s_per_token=2.3e-4), max_duration_s=20_000.0, poisson=False)
     floors = [lv for lv in outcome.levels if lv.concurrency == 1]
     assert [lv.verdict for lv in floors] == ["holds"]
     assert outcome.levels[-1].kind == "open"
     assert outcome.levels[-1].rate_req_per_s < 0.5 * outcome.saturation_req_per_s
+
+
+def test_an_engine_that_holds_only_a_trickle_is_measured_at_it():
+    """Prefill takes 1.84 of the 2 s permitted: whoever meets another request is late, so one in twenty may."""
+    outcome = run(QueueEngine(slots=64, prefill_s_per_token=2.3e-4), max_duration_s=20_000.0)
+    assert outcome.state == "measured"
+    assert outcome.capacity_low_req_per_s == pytest.approx(0.05 / 1.84, rel=0.25)
 
 
 @pytest.mark.parametrize("word", ["http_500", "reset", "timeout"])
@@ -226,9 +233,9 @@ def test_levels_are_bounded():
 
 def test_out_of_time_against_an_incumbent_is_pruned_with_what_was_shown():
     """Too short to step down to a rate that holds, long enough to know that the incumbent is not beaten."""
-    outcomes = [run(FEW_SLOTS, 3, incumbent_req_per_s=2.1, max_duration_s=t) for t in (60.0, 400.0)]
+    outcomes = [run(FEW_SLOTS, 3, incumbent_req_per_s=1.9, max_duration_s=t) for t in (60.0, 400.0)]
     assert [o.state for o in outcomes] == ["failed", "pruned"]
-    assert outcomes[-1].bound_req_per_s <= 2.1 * 1.02
+    assert outcomes[-1].bound_req_per_s <= 1.9 * 1.02
 
 
 @pytest.mark.parametrize("at_s", [10.0, 50.0, 100.0])

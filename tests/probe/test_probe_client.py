@@ -138,8 +138,14 @@ def test_after_the_first_byte_nothing_is_retried():
     assert server.connections == 2
 
 
-def test_a_kept_connection_that_dies_at_once_is_asked_again_and_only_once():
-    records, server, _, told = ask([([GOOD], KEEP), ([], RESET), ([], RESET)], times=2)
+def test_a_kept_connection_torn_while_in_use_is_a_fault():
+    records, server, _, _ = ask([([GOOD], KEEP), ([], RESET), ([GOOD], KEEP)], times=2)
+    assert [r.error for r in records] == [None, "reset"]
+    assert server.connections == 1
+
+
+def test_a_kept_connection_that_closes_at_once_is_asked_again_and_only_once():
+    records, server, _, told = ask([([GOOD], KEEP), ([], CLOSE), ([], RESET)], times=2)
     assert [r.error for r in records] == [None, "reset"]
     assert server.connections == 2
     assert told.count(("sent", 1)) == 1

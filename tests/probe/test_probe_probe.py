@@ -10,9 +10,11 @@ import pytest
 from support.loopback_engine import LoopbackEngine
 
 from tuner.probe.driver import DriveReport
+from tuner.probe.gates import Invalid, Offered
 from tuner.probe.measurement import Level
 from tuner.probe.outcome import Outcome
-from tuner.probe.probe import Invalid, ProbeReport, Watch, doubt, probe, run
+from tuner.probe.probe import ProbeReport, Watch, doubt, probe, run
+from tuner.probe.throttling import Throttled
 from tuner.space.workload import Length, Limits, Sampling, Workload
 
 LIMITS = Limits(ttft_p95_s=1.0)
@@ -228,22 +230,38 @@ def a_report(**kwargs) -> DriveReport:
         (2.0, {"cpu_share": 0.71}, "client_bound"),
         (2.0, {"token_mismatches": 10}, None),
         (2.0, {"token_mismatches": 11}, "token_count"),
+        (2.0, {"throttled": Throttled(0, 0.0)}, None),
+        (2.0, {"throttled": Throttled(3, 0.29)}, None),
+        (2.0, {"throttled": Throttled(3, 0.31)}, "client_bound"),
+        (2.0, {"bodies_late": 11}, "client_bound"),
     ],
 )
 def test_when_a_measurement_is_not_the_engines(limit_s, report, kind):
     outcome = Outcome("measured", "", requests=1000)
-    found = doubt(outcome, a_report(**report), Limits(ttft_p95_s=limit_s))
-    assert (found.kind if found else None) == kind
+    found = doubt(outcome, a_report(**report), limit_s)
+    assert [f.kind for f in found] == ([kind] if kind else [])
+
+
+@pytest.mark.parametrize(("counted", "tripped"), [(0.6, False), (0.581, False), (0.579, True), (0.621, True)])
+def test_another_cached_share_than_offered_is_another_workload(counted, tripped):
+    found = doubt(Outcome("measured", "", requests=1000), a_report(), 2.0, Offered(0.6, counted))
+    assert [f.kind for f in found] == (["cached_share"] if tripped else [])
+
+
+def test_every_gate_that_trips_is_told():
+    outcome = Outcome("measured", "", requests=1000, errors={"token_count": 60})
+    found = doubt(outcome, a_report(cpu_share=0.9, send_lag_p99_s=1.0), 2.0, Offered(0.6, 0.1))
+    assert [f.kind for f in found] == ["cached_share", "token_count", "client_bound", "client_bound"]
 
 
 def test_wrong_answer_lengths_are_no_failure_of_the_engine():
     outcome = Outcome("infeasible", "", requests=100, errors={"token_count": 60})
-    assert doubt(outcome, a_report(), LIMITS) == Invalid(
-        "token_count", "60 of 100 requests had another number of tokens than planned"
+    assert doubt(outcome, a_report(requests=100), 1.0) == (
+        Invalid("token_count", "60 of 100 requests had another number of tokens than planned"),
     )
 
 
 def test_a_failed_engine_is_not_blamed_on_the_client():
     outcome = Outcome("failed", "", requests=100)
-    assert doubt(outcome, a_report(cpu_share=0.99), LIMITS) is None
-    assert doubt(replace(outcome, state="pruned"), a_report(cpu_share=0.99), LIMITS) is not None
+    assert doubt(outcome, a_report(cpu_share=0.99), 1.0) == ()
+    assert doubt(replace(outcome, state="pruned"), a_report(cpu_share=0.99), 1.0) != ()

@@ -30,7 +30,7 @@ def an_outcome(**kwargs) -> Outcome:
 
 
 def test_the_figures_of_the_rate_that_held():
-    figures = measurement(an_outcome(), 0.6)
+    figures = measurement(an_outcome(), 0.6, 0.2)
     assert figures == Measurement(
         capacity_req_per_s=2.0,
         capacity_high_req_per_s=2.1,

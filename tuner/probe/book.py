@@ -116,7 +116,7 @@ class Book:
         elif isinstance(event, FirstToken):
             tally.first_token(flight)
             if self.saturation is not None:
-                self.saturation.first_token(event.at_s, self.flights.in_service)
+                self.saturation.first_token(event.at_s, self.flights.in_service, event.at_s - flight.sent_s)
         elif isinstance(event, Finished):
             tally.finished(flight, event.record)
             if self.saturation is not None:
@@ -179,6 +179,7 @@ class Book:
             requests=self.flights.sent,
             errors=dict(self.flights.errors),
             duration_s=self.now_s - self.start_s,
+            shown_level=shown.level if shown else -1,
         )
 
     def levels(self, *, ended: bool = False) -> tuple[Level, ...]:

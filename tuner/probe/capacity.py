@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tuner.probe.book import GAP_S, Book, Ending
-from tuner.probe.events import ClosedLoop, Command, EngineDied, Event, Hold, OpenLoop, Stop
+from tuner.probe.events import ClientStalled, ClosedLoop, Command, EngineDied, Event, Hold, OpenLoop, Stop
 from tuner.probe.filling import Filling
 from tuner.probe.ladder import Ladder
 from tuner.probe.level import BacklogAlarm, LevelTally, LevelVerdict
@@ -42,6 +42,12 @@ MAX_SAMPLES = 500
 
 NEARLY_FULL = 0.7
 """A rate that holds with fewer than this share of the saturated batch in service may lie below the capacity."""
+
+CEILING_SLACK = 1.1
+"""The true capacity lies at most this far above what queueing theory makes of the full server (0.99-1.03 modelled)."""
+
+FEWEST_PLACES = 8
+"""With a smaller batch the theory of many servers says little, and residence times are short."""
 
 MAX_GAPS = 5
 
@@ -93,6 +99,8 @@ class CapacitySearch:
             return self._end(Ending("failed", "the engine died under load", kind="engine_died"))
         if gap_s > GAP_S:
             return self._slept(gap_s)
+        if isinstance(event, ClientStalled) and self._testing is not None:
+            return self._slept(event.for_s)
         if (fault := self.book.fault()) is not None:
             return self._end(fault)
         if self.book.now_s >= self._deadline_s:
@@ -132,29 +140,36 @@ class CapacitySearch:
         self.book.close_level("saturates")
         self.book.saturation = None
         self._full_service, self._residence_s = self.book.flights.in_service, seen.residence_s or 0.0
-        return self._saturated(seen.rate(now_s))
+        limit_s = self.settings.limits.ttft_p95_s
+        ceiling = None
+        if limit_s is not None and self.settings.poisson and self._full_service >= FEWEST_PLACES:
+            ceiling = seen.full_server(now_s, self._full_service).highest_rate(limit_s)
+        return self._saturated(seen.rate(now_s), ceiling)
 
-    def _saturated(self, rate: float) -> list[Command]:
+    def _saturated(self, rate: float, ceiling: float | None) -> list[Command]:
         self._ladder = Ladder(
             rate,
             self.settings.tolerance,
             incumbent=self.settings.incumbent_req_per_s,
             guess=self.settings.guess_req_per_s,
             floor=self.settings.floor_share * rate,
+            ceiling=ceiling,
         )
-        bound = rate * SATURATION_SLACK
+        bound = min(rate * SATURATION_SLACK, ceiling * CEILING_SLACK if ceiling is not None else math.inf)
         if self.settings.incumbent_req_per_s is not None and bound < self.settings.incumbent_req_per_s:
             return self._end(Ending("pruned", f"saturates at {rate:.3g} req/s", bound=bound))
         return self._prepare(self._ladder.first())
 
     # --- between levels
 
-    def _prepare(self, rate: float) -> list[Command]:
+    def _prepare(self, rate: float, *, loaded: bool = False) -> list[Command]:
         """Bring the server to a load at or above the one `rate` will cause, then let the queue empty."""
         if len(self.book.tallies) >= self.settings.max_levels:
             return self._give_up(f"{len(self.book.tallies)} levels were not enough")
         self._rate = rate
         share = min(1.0, rate / self._ladder.saturation)
+        if loaded:
+            return self._hold()
         if self.book.flights.in_service >= 0.95 * share * self._full_service:
             return self._hold()
         self._refill_until_s = self.book.now_s + max(self._residence_s, self.settings.min_level_s)
@@ -228,7 +243,8 @@ class CapacitySearch:
         self._retested = False
         ladder = self._ladder
         if rate is not None:
-            return self._prepare(rate)
+            # A level that missed has left at least the load of any lower rate.
+            return self._prepare(rate, loaded=rate < self._rate and not ladder.at_floor)
         if ladder.cannot_win:
             return self._end(Ending("pruned", f"{ladder.high:.3g} req/s does not hold", bound=ladder.high))
         if ladder.low is not None:
@@ -257,15 +273,17 @@ class CapacitySearch:
     # --- endings
 
     def _slept(self, gap_s: float) -> list[Command]:
-        """This process was stopped for a while: the running window or level begins again."""
+        """This process was stopped for a while: the running window or level is void and begins again."""
         self._gaps += 1
+        voided = self._testing is not None
+        if self._testing is not None:
+            self._testing.spoil(f"the load client stood still for {gap_s:.2f} s")
+            self._close("invalid")
         if self._gaps > MAX_GAPS or self.book.now_s >= self._deadline_s:
-            return self._give_up(f"the load client stood still {self._gaps} times, the last time for {gap_s:.0f} s")
-        self.book.forgive()
-        if self._testing is None:
-            return []
-        self._close("undecided")
-        return self._prepare(self._rate)
+            return self._give_up(f"the load client stood still {self._gaps} times, the last time for {gap_s:.2g} s")
+        if gap_s > GAP_S:
+            self.book.forgive()
+        return self._prepare(self._rate) if voided else []
 
     def _give_up(self, why: str) -> list[Command]:
         """Out of time or levels: report what was shown, never what was not."""

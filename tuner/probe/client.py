@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -19,6 +20,13 @@ from tuner.probe.sse import StreamedAnswer
 
 CONNECT_S = 10.0
 BODY_SHOWN_BYTES = 300
+
+STALE_S = 1.0
+"""A kept connection that ends after less idle time did not end for being idle."""
+
+FORGIVEN = 3
+"""So often a request on such a connection is asked again; from then on connections are not kept, so that a server that
+tears every third connection cannot pass for one that closes idle ones."""
 
 CONNECTION_ERRORS = frozenset({"refused", "reset", "truncated", "timeout"})
 """Errors that may mean that the engine itself is gone."""
@@ -47,6 +55,7 @@ class _Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.exchange: _Exchange | None = None
         self.closed = False
+        self.idle_since_s = 0.0
         self._parser = httptools.HttpResponseParser(self)
         self._now_s = 0.0
 
@@ -86,6 +95,8 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self._now_s = self._clock()
+        if self.exchange is not None:
+            self.exchange.closed_in_order = exc is None
         self._end("reset" if exc is not None or not self._received else "truncated", str(exc or ""))
 
     @property
@@ -118,9 +129,9 @@ class _Connection(asyncio.Protocol):
 class _Exchange:
     """One request on one connection, until its future holds the time it ended."""
 
-    def __init__(self, on_first_token: Callable[[float], None]) -> None:
-        self.answer = StreamedAnswer()
-        self.received = False
+    def __init__(self, on_first_token: Callable[[float], None], gaps: dict[int, int] | None = None) -> None:
+        self.answer = StreamedAnswer(gaps)
+        self.received = self.closed_in_order = False
         self.done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._on_first_token = on_first_token
         self._plain = b""
@@ -188,8 +199,14 @@ class StreamClient:
         ).encode()
         self._first_token_s, self._request_s = first_token_s, request_s
         self._clock = clock
+        self.spares = 0
+        """Connections kept open beyond those in use: opening one takes time that a due request does not have."""
+        self._opening: asyncio.Task[None] | None = None
         self._idle: list[_Connection] = []
+        self._forgiven = 0
         self.messages: dict[str, str] = {}
+        self.gaps: dict[int, dict[int, int]] = {}
+        """Counted gaps between chunks by level (`tuner.probe.gaps`)."""
 
     async def send(
         self,
@@ -199,10 +216,13 @@ class StreamClient:
     ) -> RequestRecord:
         """Send one request and read its answer to the end. Cancelling closes the connection: the server aborts."""
         payload = b"%s%d\r\n\r\n%s" % (self._head, len(order.body), order.body)
+        gaps = self.gaps.setdefault(order.level, {})
         kept = self._take_idle()
+        self._replenish()
         if kept is not None:
-            exchange, sent_s, done_s = await self._ask(kept, payload, on_sent, on_first_token)
-            if exchange.received or exchange.answer.error == "timeout":
+            exchange, sent_s, done_s = await self._ask(kept, payload, gaps, on_sent, on_first_token)
+            stale = sent_s - kept.idle_since_s >= STALE_S or self._forgive(exchange)
+            if exchange.received or exchange.answer.error == "timeout" or not stale:
                 return self._record(order, exchange.answer, sent_s, done_s)
             # The server had closed a connection it had offered to keep: not a byte came, so asking again is safe.
             on_sent = _ignore
@@ -210,14 +230,38 @@ class StreamClient:
             fresh = await self._connect()
         except (OSError, asyncio.TimeoutError) as error:
             return self._refused(order, on_sent, error)
-        exchange, sent_s, done_s = await self._ask(fresh, payload, on_sent, on_first_token)
+        exchange, sent_s, done_s = await self._ask(fresh, payload, gaps, on_sent, on_first_token)
         return self._record(order, exchange.answer, sent_s, done_s)
 
     def close(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+            self._opening = None
         while self._idle:
             self._idle.pop().abort()
 
+    async def open_spares(self) -> None:
+        """Open connections until `spares` are idle; a server that refuses will refuse the requests too."""
+        with suppress(OSError, asyncio.TimeoutError):
+            while len(self._idle) < self.spares:
+                connection = await self._connect()
+                connection.idle_since_s = self._clock()
+                self._idle.insert(0, connection)
+
+    def _replenish(self) -> None:
+        if len(self._idle) < self.spares and (self._opening is None or self._opening.done()):
+            self._opening = asyncio.get_running_loop().create_task(self.open_spares())
+
+    def _forgive(self, exchange: _Exchange) -> bool:
+        if exchange.received or not exchange.closed_in_order:
+            return False
+        self._forgiven += 1
+        return self._forgiven <= FORGIVEN
+
     def _take_idle(self) -> _Connection | None:
+        if self._forgiven >= FORGIVEN:
+            self.spares = 0
+            self.close()
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed and connection.transport is not None and not connection.transport.is_closing():
@@ -234,11 +278,12 @@ class StreamClient:
         self,
         connection: _Connection,
         payload: bytes,
+        gaps: dict[int, int],
         on_sent: Callable[[float], None],
         on_first_token: Callable[[float], None],
     ) -> tuple[_Exchange, float, float]:
         """One request on one connection: the exchange, when it left, when it ended."""
-        exchange = _Exchange(on_first_token)
+        exchange = _Exchange(on_first_token, gaps)
         sent_s = connection.start(exchange, payload)
         on_sent(sent_s)
         watch = _Watch()
@@ -251,6 +296,7 @@ class StreamClient:
         finally:
             watch.cancel()
         if not connection.closed:
+            connection.idle_since_s = done_s
             self._idle.append(connection)
         return exchange, sent_s, done_s
 

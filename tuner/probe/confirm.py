@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tuner.probe.book import GAP_S, Book, Ending
-from tuner.probe.events import Command, EngineDied, Event, Hold, OpenLoop, Stop
+from tuner.probe.events import ClientStalled, Command, EngineDied, Event, Hold, OpenLoop, Stop
 from tuner.probe.filling import Filling
 from tuner.probe.level import LevelTally, LimitTest
 from tuner.probe.measurement import Level
@@ -32,6 +32,9 @@ EARLY_DELTA = 1e-3
 """A run is ended early only when its misses exclude the limit at this error, at any time."""
 
 WARM_COMPLETIONS = 8
+
+STALLED_SHARE = 0.0025
+"""Of the judged time: a twentieth of the requests that a p95 limit lets miss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class RateConfirmation:
         self._step: Callable[[], list[Command]] = list
         self._deadline_s = 0.0
         self._judged: LevelTally | None = None
+        self._stalled_s = 0.0
 
     def start(self, now_s: float) -> list[Command]:
         self.book.begin(now_s)
@@ -89,6 +93,8 @@ class RateConfirmation:
             return self._end(fault)
         if self.book.now_s >= self._deadline_s:
             return self._end(self._verdict() or self._undecided())
+        if isinstance(event, ClientStalled) and self._judged is not None:
+            return self._stalled(event.for_s)
         return self._step()
 
     def interrupt(self, why: str) -> None:
@@ -128,6 +134,10 @@ class RateConfirmation:
         if self.book.now_s - level.start_s < longest_s:
             return []
         self.book.close_level("undecided")
+        return self._judge()
+
+    def _judge(self) -> list[Command]:
+        self._stalled_s = 0.0
         self._judged = self.book.open_level(rate_req_per_s=self.settings.rate_req_per_s)
         self._step = self._while_judging
         return [OpenLoop(self._judged.level, self.settings.rate_req_per_s)]
@@ -145,6 +155,15 @@ class RateConfirmation:
             return []
         verdict = self._verdict()
         return [] if verdict is None else self._end(verdict)
+
+    def _stalled(self, for_s: float) -> list[Command]:
+        """So much of the client's own delay in the figures makes them worthless: judge anew."""
+        self._stalled_s += for_s
+        if self._stalled_s <= STALLED_SHARE * self.settings.duration_s:
+            return []
+        self.book.current.spoil(f"the load client stood still for {self._stalled_s:.2f} s")
+        self.book.close_level("invalid")
+        return self._judge()
 
     # --- verdict
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from tuner.probe.arrivals import due_times
 from tuner.probe.client import CONNECTION_ERRORS, Order, StreamClient
 from tuner.probe.events import (
+    ClientStalled,
     ClosedLoop,
     Command,
     EngineDied,
@@ -28,6 +29,8 @@ from tuner.probe.events import (
 from tuner.probe.outcome import Outcome, Search
 from tuner.probe.plan import PlannedRequest, RequestStream
 from tuner.probe.statistics import quantile
+from tuner.probe.throttling import Throttled, throttled
+from tuner.probe.timer import Alarm
 
 TICK_S = 0.25
 """Events promise a tick at least every second; four times as often notices a dead engine soon."""
@@ -42,12 +45,13 @@ its server down within about 7 s."""
 LENGTH_TOLERANCE = 0.005
 """A prompt may differ by so much from its planned length."""
 
-LAG_LIMIT_S = 0.005
-SEND_LAG_LIMIT_S = 0.002
-LAG_SHARE = 0.01
-CPU_LIMIT = 0.70
-"""Own delays beyond these (or 1 % of the TTFT limit, or 70 % of a core) make a measurement the client's, not the
-engine's."""
+SPARE_CONNECTIONS = 16
+
+LOOK_S = 0.01
+"""How often the event loop is timed."""
+
+STALL_S = 0.2
+"""A loop that stood still for so long has spoilt the level under way: several requests carry the client's delay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +78,11 @@ class DriveReport:
     cpu_share: float
     token_mismatches: int
     duration_s: float
-
-    def client_bound(self, ttft_limit_s: float | None) -> str | None:
-        """The sentence that says why the client itself was the bottleneck; None: it was not."""
-        allowed = LAG_SHARE * (ttft_limit_s or 0.0)
-        if self.send_lag_p99_s > max(SEND_LAG_LIMIT_S, allowed):
-            return f"requests left up to {self.send_lag_p99_s * 1e3:.1f} ms late (p99)"
-        if self.loop_lag_p99_s > max(LAG_LIMIT_S, allowed):
-            return f"the client's event loop lagged by {self.loop_lag_p99_s * 1e3:.1f} ms (p99)"
-        if self.cpu_share > CPU_LIMIT:
-            return f"the client used {self.cpu_share:.0%} of a core"
-        return None
+    chunks: int = 0
+    cpu_s: float = 0.0
+    bodies_late: int = 0
+    throttled: Throttled | None = None
+    longest_stall_s: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -94,6 +92,12 @@ class DriveReport:
             "cpu_share": round(self.cpu_share, 4),
             "token_mismatches": self.token_mismatches,
             "duration_s": round(self.duration_s, 3),
+            "chunks_per_s": round(self.chunks / max(self.duration_s, 1e-9), 1),
+            "cpu_ms_per_1k_chunks": round(self.cpu_s * 1e6 / self.chunks, 3) if self.chunks else None,
+            "bodies_late": self.bodies_late,
+            "longest_stall_ms": round(self.longest_stall_s * 1e3, 1),
+            "throttled_periods": self.throttled.periods if self.throttled else 0,
+            "throttled_s": round(self.throttled.seconds, 3) if self.throttled else 0.0,
         }
 
 
@@ -105,6 +109,8 @@ class Counts:
     planned_input_tokens: int = 0
     planned_prefix_tokens: int = 0
     token_mismatches: int = 0
+    chunks: int = 0
+    longest_stall_s: float = 0.0
     send_lags_s: list[float] = field(default_factory=list)
     loop_lags_s: list[float] = field(default_factory=list)
 
@@ -144,8 +150,11 @@ class Driver:
 
         A mistake of our own anywhere below ends the run too, and is raised here: it must not pass for the engine's.
         """
+        self._client.spares = SPARE_CONNECTIONS
+        await self._client.open_spares()
         self._obey(self.search.start(time.perf_counter()))
         ticking = self._spawn(self._tick())
+        self._spawn(self._time_the_loop())
         try:
             await self._over.wait()
         finally:
@@ -181,6 +190,17 @@ class Driver:
         except Exception as mistake:  # noqa: BLE001 - called from protocol callbacks, where nobody would see it
             self._give_up(mistake)
 
+    async def _time_the_loop(self) -> None:
+        """How late a timer comes: what everything else on this loop suffers too."""
+        while True:
+            due_s = time.perf_counter() + LOOK_S
+            await asyncio.sleep(LOOK_S)
+            lag_s = max(0.0, time.perf_counter() - due_s)
+            self.counts.loop_lags_s.append(lag_s)
+            if lag_s >= STALL_S:
+                self.counts.longest_stall_s = max(self.counts.longest_stall_s, lag_s)
+                self._feed(ClientStalled(due_s + lag_s, lag_s))
+
     async def _tick(self) -> None:
         while True:
             before_s = time.perf_counter()
@@ -188,7 +208,6 @@ class Driver:
             pause_s = TICK_S if wake_s is None else min(TICK_S, max(0.001, wake_s - before_s))
             await asyncio.sleep(pause_s)
             now_s = time.perf_counter()
-            self.counts.loop_lags_s.append(max(0.0, now_s - before_s - pause_s))
             if self._around.stop_requested():
                 self.interrupted = True
                 self._over.set()
@@ -222,12 +241,15 @@ class Driver:
 
     async def _send_on_schedule(self, command: OpenLoop) -> None:
         times = due_times(self._arrivals, self._stream.seed, command.level, command.rate_req_per_s, time.perf_counter())
-        for due_s in times:
-            while (left_s := due_s - time.perf_counter()) > 0:  # noqa: ASYNC110 - timers may fire a little early
-                await asyncio.sleep(left_s)
-            self._launch(command.level, due_s, timed=True)
-            # A late loop catches up without starving the answers that are coming in.
-            await asyncio.sleep(0)
+        alarm = Alarm()
+        try:
+            for due_s in times:
+                await alarm.until(due_s)
+                self._launch(command.level, due_s, timed=True)
+                # A late loop catches up without starving the answers that are coming in.
+                await asyncio.sleep(0)
+        finally:
+            alarm.close()
 
     def _launch(self, level: int, scheduled_s: float, *, timed: bool = False) -> None:
         planned = self._plan()
@@ -254,6 +276,7 @@ class Driver:
             self._feed(Sent(order.index, order.level, order.scheduled_s, at_s))
 
         record = await self._client.send(order, sent, lambda at_s: self._feed(FirstToken(order.index, at_s)))
+        self.counts.chunks += record.chunks
         if record.error is None and not _length_right(record.input_tokens, planned.input_tokens):
             self.counts.token_mismatches += 1
         if record.error in CONNECTION_ERRORS and not await self._engine_lives():
@@ -289,9 +312,11 @@ def _length_right(counted: int, planned: int) -> bool:
 async def drive(driver: Driver) -> DriveReport:
     """Run a driver and report on the client's own health."""
     began_s, cpu_s = time.perf_counter(), time.process_time()
+    before = throttled()
     await driver.run()
     wall_s = max(time.perf_counter() - began_s, 1e-9)
-    counts = driver.counts
+    cpu_s = time.process_time() - cpu_s
+    after, counts = throttled(), driver.counts
     return DriveReport(
         outcome=driver.search.outcome,
         interrupted=driver.interrupted,
@@ -300,7 +325,11 @@ async def drive(driver: Driver) -> DriveReport:
         planned_prefix_tokens=counts.planned_prefix_tokens,
         send_lag_p99_s=quantile(counts.send_lags_s, 0.99) or 0.0,
         loop_lag_p99_s=quantile(counts.loop_lags_s, 0.99) or 0.0,
-        cpu_share=(time.process_time() - cpu_s) / wall_s,
+        cpu_share=cpu_s / wall_s,
         token_mismatches=counts.token_mismatches,
         duration_s=wall_s,
+        chunks=counts.chunks,
+        cpu_s=cpu_s,
+        throttled=after.since(before) if before and after else None,
+        longest_stall_s=counts.longest_stall_s,
     )

@@ -96,7 +96,15 @@ class EngineDied:
     at_s: float
 
 
-Event = Sent | FirstToken | Finished | Tick | EngineDied
+@dataclass(frozen=True, slots=True)
+class ClientStalled:
+    """The load client itself stood still for `for_s` seconds: what it saw of that time is its own delay."""
+
+    at_s: float
+    for_s: float
+
+
+Event = Sent | FirstToken | Finished | Tick | EngineDied | ClientStalled
 
 
 # --- search -> driver

@@ -15,13 +15,17 @@ MARGIN_OVER_INCUMBENT = 1.02
 
 @dataclass(slots=True)
 class Ladder:
-    """Rates tried so far, in requests per second. `low` held, `high` missed (or is the saturated throughput)."""
+    """Rates tried so far, in requests per second. `low` held, `high` missed (or is the saturated throughput).
+
+    `ceiling` is the rate at which bursts alone would break the limit (`tuner.probe.staffing`): the first one tried.
+    """
 
     saturation: float
     tolerance: float
     incumbent: float | None = None
     guess: float | None = None
     floor: float = 0.0
+    ceiling: float | None = None
     low: float | None = None
     high: float | None = None
     at_floor: bool = False
@@ -29,7 +33,13 @@ class Ladder:
     _floor_done: bool = field(default=False)
 
     def first(self) -> float:
-        return self.saturation / (1 + self.tolerance)
+        below = self.saturation / (1 + self.tolerance)
+        if self.ceiling is None:
+            return below
+        at_ceiling = self.ceiling * (1 + self.tolerance / 4)
+        # A rate that does not beat the incumbent is not worth a level.
+        worth = at_ceiling if self.incumbent is None else max(at_ceiling, self.incumbent * MARGIN_OVER_INCUMBENT)
+        return max(self.floor, min(below, worth))
 
     @property
     def cannot_win(self) -> bool:
@@ -40,7 +50,9 @@ class Ladder:
     def held(self, rate: float, *, slack: bool) -> float | None:
         """The rate after one that held; None: the search is over. `slack`: the server was far from full at it."""
         self.low = rate if self.low is None else max(self.low, rate)
-        if self.high is None:
+        if self.high is None and self.ceiling is not None and rate >= self.ceiling * (1 - 1e-9):
+            self.high = min(self.saturation, self.ceiling) * (1 + self.tolerance)
+        elif self.high is None:
             # The saturated throughput is a limit only if the server is nearly full just below it.
             if slack:
                 return rate * STEP_UP

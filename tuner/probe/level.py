@@ -17,7 +17,7 @@ from tuner.probe.outcome import TtftSample
 from tuner.probe.statistics import P95_MISS_SHARE, Sprt, Verdict, quantile
 from tuner.space.workload import Limits
 
-LevelVerdict = Literal["holds", "misses", "saturates", "undecided"]
+LevelVerdict = Literal["holds", "misses", "saturates", "undecided", "invalid"]
 
 WAKE_MARGIN_S = 1e-3
 """A token exactly at the limit is in time: look just after it."""
@@ -103,6 +103,7 @@ class LevelTally:
         self.count_from_s = start_s if count_from_s is None else count_from_s
         self.end_s: float | None = None
         self.verdict_word: LevelVerdict = "undecided"
+        self.spoilt = ""
         self.fills = False
         """Whether the level only brings the server to a load; nothing is judged by it."""
         sprt = sprt or Sprt()
@@ -116,6 +117,10 @@ class LevelTally:
     @property
     def tests(self) -> tuple[LimitTest, ...]:
         return tuple(t for t in (self.ttft, self.tpot, self.e2e) if t is not None)
+
+    def spoil(self, why: str) -> None:
+        """The client disturbed this level; the first reason stays."""
+        self.spoilt = self.spoilt or why
 
     def sent(self, flight: Flight) -> None:
         if flight.scheduled_s < self.count_from_s or self.end_s is not None:
@@ -230,6 +235,7 @@ class LevelTally:
             tpot_p95_ms=quantile(tpots, 0.95),
             output_tokens_per_s=sum(r.output_tokens for r in ended) / max(end_s - self.start_s, 1e-9),
             verdict=self.verdict_word,
+            invalid_reason=self.spoilt if self.verdict_word == "invalid" else "",
         )
 
 

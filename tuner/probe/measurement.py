@@ -15,7 +15,8 @@ class Level:
     """One load level. `rate_req_per_s` is None for a closed loop, `concurrency` is None for an open one.
 
     `requests` counts those scheduled in the level and decided, `misses` those that broke a latency limit or failed.
-    TTFT is from the scheduled send time; p95 is None when more than 5 % failed to produce a token.
+    TTFT is from the scheduled send time; p95 is None when more than 5 % failed to produce a token. An `invalid` level
+    was spoilt by the load client itself, as `invalid_reason` says: neither fast nor slow.
     """
 
     level: int
@@ -32,7 +33,8 @@ class Level:
     tpot_p50_ms: float | None
     tpot_p95_ms: float | None
     output_tokens_per_s: float
-    verdict: Literal["holds", "misses", "saturates", "undecided"]
+    verdict: Literal["holds", "misses", "saturates", "undecided", "invalid"]
+    invalid_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ class ProbeSettings:
     prediction; it only orders the rates tried. `tolerance` is the width of the bracket to reach (0.05: 5 %).
     A level is at least `min_level_s` long, at least one residence time, and at least (TTFT limit) / `tolerance`,
     because a backlog grows by `tolerance` seconds per second at that overload. `max_levels` and `max_duration_s`
-    bound the search.
+    bound the search. `poisson`: bursts of the arrivals are those of a Poisson process.
     """
 
     limits: Limits
@@ -34,6 +34,7 @@ class ProbeSettings:
     min_level_s: float = 2.0
     max_levels: int = 40
     floor_share: float = 0.02
+    poisson: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ class Outcome:
     `measured`: `capacity_low_req_per_s` was shown to hold, `capacity_high_req_per_s` was not. `pruned` and
     `infeasible`: `bound_req_per_s` is above the capacity. `nearest_miss_ttft_p95_s` is the best p95 of a level that
     missed. `ttft` and `records` are those of the highest rate that held (or the only one confirmed): `records` ended
-    within [`window_start_s`, `window_end_s`]. `errors` counts failed requests of the whole search by their word.
+    within [`window_start_s`, `window_end_s`]; `shown_level` is that level's number (-1: none). `errors` counts failed
+    requests of the whole search by their word.
     """
 
     state: State
@@ -71,6 +73,7 @@ class Outcome:
     errors: dict[str, int] = field(default_factory=dict)
     duration_s: float = 0.0
     kind: str = ""
+    shown_level: int = -1
 
 
 class Search(Protocol):

@@ -6,6 +6,7 @@ After it the server is warm, holds the shared prefixes and nothing else of ours,
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 from tuner.probe.client import Order, StreamClient
 from tuner.probe.control import EngineControl, EngineUnreachable, schedulers
 from tuner.probe.events import RequestRecord
+from tuner.probe.gates import Offered
 from tuner.probe.plan import PlannedRequest, RequestStream
 from tuner.probe.prompts import BodyFactory, learn_lexicon
 from tuner.probe.summary import achieved_cached_share
@@ -50,6 +52,7 @@ class Bench:
     bodies: BodyFactory
     info: dict[str, Any]
     warnings: list[str]
+    offered: Offered | None = None
 
 
 async def prepare(
@@ -60,13 +63,15 @@ async def prepare(
     *,
     nonce: str,
     progress: Callable[[str], None],
+    model: str | None = None,
 ) -> Bench:
     """Bring a running server to the state measurements start from.
 
     Raises:
         NotReady: no tokenizer, or requests fail already now.
     """
-    info, model = await _settings(control)
+    info, named = await _settings(control)
+    model = model or named
     progress("learning the tokenizer")
     try:
         lexicon = await learn_lexicon(lambda texts: control.count_tokens(texts, model))
@@ -147,17 +152,28 @@ class _Preparation:
 
     async def check_cached_share(self) -> None:
         """A lower share than offered is an outcome of this configuration (a small KV pool, scattered replicas)."""
-        records = []
+        records, prefixes = [], []
         for index in range(CHECKED):
             like = self._stream.request(index)
             records.append(
                 await self._send(self._plan(like.input_tokens, 1, like.prefix_tokens, group=like.prefix_group))
             )
+            prefixes.append(self._bench.bodies.prefix(like.prefix_group, like.prefix_tokens))
+        await self._check_offered(prefixes, sum(r.input_tokens for r in records))
         share, offered = achieved_cached_share(records), self._workload.cached_fraction
         if abs(share - offered) > SHARE_TOLERANCE:
             self._bench.warnings.append(
                 f"cached share of the first {CHECKED} requests is {share:.2f}, offered {offered:.2f}"
             )
+
+    async def _check_offered(self, prefixes: list[bytes], input_tokens: int) -> None:
+        """What was offered is ours to get right: the shared heads by the tokenizer, the whole by usage."""
+        texts = [json.loads(b'"' + prefix + b'"') for prefix in prefixes]
+        try:
+            counts = await self._control.count_tokens(texts, self._bench.bodies.model)
+        except EngineUnreachable:
+            return
+        self._bench.offered = Offered(self._workload.cached_fraction, sum(counts) / max(1, input_tokens))
 
     def _plan(self, input_tokens: int, output_tokens: int, prefix_tokens: int, group: int = 0) -> PlannedRequest:
         """A request outside the measured sequence: negative indexes are never planned there."""

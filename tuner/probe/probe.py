@@ -9,7 +9,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from tuner.probe.capacity import CapacitySearch
@@ -18,39 +18,35 @@ from tuner.probe.confirm import ConfirmSettings, RateConfirmation
 from tuner.probe.control import EngineControl, EngineUnreachable, effective_settings, total_max_running
 from tuner.probe.driver import Driver, DriveReport, Surroundings, drive
 from tuner.probe.events import ClosedLoop, Command, OpenLoop, Stop
+from tuner.probe.gaps import gap_quantile_s
+from tuner.probe.gates import Invalid, Offered, gates
 from tuner.probe.measurement import Level, Measurement
 from tuner.probe.outcome import Outcome, ProbeSettings, Search
 from tuner.probe.plan import RequestStream
 from tuner.probe.preparation import Bench, NotReady, prepare
 from tuner.probe.prompts import BodyPool
+from tuner.probe.statistics import quantile
+from tuner.probe.steady import SteadyLoad
 from tuner.probe.summary import measurement
 from tuner.space.workload import Limits, Workload
+
+__all__ = ["Invalid", "ProbeReport", "Watch", "measure", "probe", "run"]
 
 T = TypeVar("T")
 
 PREPARED_BODIES = 320
 HEALTH_S = 3.0
-MISMATCH_SHARE = 0.01
-"""More requests than this share with another length than planned: what was measured is another workload."""
-
 LEAST_LOAD_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Invalid:
-    """Why the figures are not to be trusted: `kind` is a stable word (`client_bound`, `token_count`)."""
-
-    kind: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeReport:
     """What one probe found.
 
-    With `invalid` the trial is invalid whatever `outcome` says. `outcome.kind` names a failure: `engine_died`, `hang`,
-    `all_failed`, `undecided`, `no_tokenizer`, `first_requests`, `interrupted`. `effective` is what the engine says it
-    runs with, `client` the load client's own health.
+    With `invalid` the trial is invalid whatever `outcome` says; `reasons` are all gates that tripped, it the first.
+    `chunk_gaps` counts the gaps between chunks by level (`tuner.probe.gaps`). `outcome.kind` names a failure:
+    `engine_died`, `hang`, `all_failed`, `undecided`, `no_tokenizer`, `first_requests`, `interrupted`.
+    `effective` is what the engine says it runs with, `client` the load client's own health.
     """
 
     outcome: Outcome
@@ -60,6 +56,8 @@ class ProbeReport:
     effective: Mapping[str, Any]
     invalid: Invalid | None = None
     warnings: tuple[str, ...] = field(default=())
+    reasons: tuple[Invalid, ...] = field(default=())
+    chunk_gaps: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +101,52 @@ async def probe(
     `max_running` None: as the engine itself reports. With `confirm_rate_req_per_s` that rate is held for
     `confirm_duration_s` instead of searching.
     """
+
+    def search(bench: Bench, left_s: float) -> Search:
+        cap = max_running or total_max_running(bench.info)
+        if confirm_rate_req_per_s is not None:
+            return RateConfirmation(ConfirmSettings(limits, confirm_rate_req_per_s, confirm_duration_s, cap, left_s))
+        return CapacitySearch(
+            ProbeSettings(
+                limits=limits,
+                mean_output_tokens=workload.output_tokens.mean_tokens,
+                max_running=cap,
+                incumbent_req_per_s=incumbent_req_per_s,
+                tolerance=tolerance,
+                guess_req_per_s=guess_req_per_s,
+                max_duration_s=left_s,
+                poisson=workload.arrivals == "poisson",
+            )
+        )
+
+    return await measure(
+        base_url,
+        search,
+        workload=workload,
+        seed=seed,
+        ttft_limit_s=limits.ttft_p95_s,
+        probe_s=probe_s,
+        first_token_s=first_token_s,
+        watch=watch,
+    )
+
+
+async def measure(
+    base_url: str,
+    make_search: Callable[[Bench, float], Search],
+    *,
+    workload: Workload,
+    seed: int,
+    ttft_limit_s: float | None,
+    probe_s: float,
+    first_token_s: float = 600.0,
+    watch: Watch | None = None,
+    model: str | None = None,
+) -> ProbeReport:
+    """Prepare the engine, drive the search that `make_search` makes of a prepared engine and the seconds left, sum up.
+
+    `model` None: the one the engine names first.
+    """
     watch = watch or Watch()
     began_s = time.perf_counter()
     stream = RequestStream(workload, seed)
@@ -113,30 +157,17 @@ async def probe(
             clients.append(StreamClient(base_url, path, first_token_s=first_token_s, request_s=first_token_s + probe_s))
             return clients[-1]
 
-        preparing = prepare(control, client_for, workload, stream, nonce=str(seed), progress=watch.on_progress)
+        preparing = prepare(
+            control, client_for, workload, stream, nonce=str(seed), progress=watch.on_progress, model=model
+        )
         try:
             bench = await _while_alive(preparing, watch, probe_s)
             left_s = max(LEAST_LOAD_S, probe_s - (time.perf_counter() - began_s))
-            cap = max_running or total_max_running(bench.info)
-            search: CapacitySearch | RateConfirmation
-            if confirm_rate_req_per_s is not None:
-                search = RateConfirmation(
-                    ConfirmSettings(limits, confirm_rate_req_per_s, confirm_duration_s, cap, left_s)
-                )
-            else:
-                search = CapacitySearch(
-                    ProbeSettings(
-                        limits=limits,
-                        mean_output_tokens=workload.output_tokens.mean_tokens,
-                        max_running=cap,
-                        incumbent_req_per_s=incumbent_req_per_s,
-                        tolerance=tolerance,
-                        guess_req_per_s=guess_req_per_s,
-                        max_duration_s=left_s,
-                    )
-                )
+            search = make_search(bench, left_s)
+            before = await _shared_counters(control)
             report = await _load(search, bench, stream, control, watch)
-            return await _conclude(search, report, bench, limits, control)
+            counted = _share_since(before, await _shared_counters(control))
+            return await _conclude(search, report, bench, ttft_limit_s, control, counted)
         except NotReady as error:
             outcome = Outcome("failed", str(error), kind=error.kind, duration_s=time.perf_counter() - began_s)
             return ProbeReport(outcome, None, (), {}, {})
@@ -175,7 +206,7 @@ def _prepared(task: asyncio.Future[T], watch: Watch) -> T:
 
 
 async def _load(
-    search: CapacitySearch | RateConfirmation, bench: Bench, stream: RequestStream, control: EngineControl, watch: Watch
+    search: Search, bench: Bench, stream: RequestStream, control: EngineControl, watch: Watch
 ) -> DriveReport:
     pool = BodyPool(bench.bodies, stream)
     await pool.prepare(PREPARED_BODIES)
@@ -206,7 +237,7 @@ async def _load(
         await asyncio.gather(making, return_exceptions=True)
     if search.outcome is None:
         search.interrupt("stopped from outside")
-    return report
+    return replace(report, bodies_late=pool.late)
 
 
 class _Teller:
@@ -229,36 +260,68 @@ class _Teller:
         if isinstance(command, OpenLoop):
             self._watch.on_progress(f"level {command.level}: {command.rate_req_per_s:.3g} req/s")
         elif isinstance(command, ClosedLoop):
-            self._watch.on_progress(f"level {command.level}: as many in flight as the engine takes")
+            many = command.concurrency if isinstance(self._search, SteadyLoad) else "as many"
+            more = "" if isinstance(self._search, SteadyLoad) else " as the engine takes"
+            self._watch.on_progress(f"level {command.level}: {many} in flight{more}")
 
 
 async def _conclude(
-    search: CapacitySearch | RateConfirmation, report: DriveReport, bench: Bench, limits: Limits, control: EngineControl
+    search: Search,
+    report: DriveReport,
+    bench: Bench,
+    ttft_limit_s: float | None,
+    control: EngineControl,
+    counted_share: float | None,
 ) -> ProbeReport:
     outcome = search.outcome
     assert outcome is not None
     offered = report.planned_prefix_tokens / max(1, report.planned_input_tokens)
     client = {**report.as_json(), "messages": dict(bench.client.messages)}
+    if counted_share is not None:
+        client["cached_share_by_counters"] = round(counted_share, 4)
+    reasons = doubt(outcome, report, ttft_limit_s, bench.offered)
+    gaps = bench.client.gaps.get(outcome.shown_level, {})
     return ProbeReport(
         outcome=outcome,
-        measurement=measurement(outcome, offered),
+        measurement=measurement(outcome, offered, gap_quantile_s(gaps, 0.95)),
         levels=outcome.levels,
         client=client,
         effective={**effective_settings(bench.info), **await _counters(control)},
-        invalid=doubt(outcome, report, limits),
+        invalid=reasons[0] if reasons else None,
         warnings=tuple(bench.warnings),
+        reasons=reasons,
+        chunk_gaps=bench.client.gaps,
     )
 
 
-def doubt(outcome: Outcome, report: DriveReport, limits: Limits) -> Invalid | None:
-    """What makes a measurement the client's fault, or one of another workload than asked for."""
-    wrong = report.token_mismatches + outcome.errors.get("token_count", 0)
-    if outcome.requests and wrong > MISMATCH_SHARE * outcome.requests:
-        text = f"{wrong} of {outcome.requests} requests had another number of tokens than planned"
-        return Invalid("token_count", text)
-    if outcome.state in ("measured", "infeasible", "pruned") and (why := report.client_bound(limits.ttft_p95_s)):
-        return Invalid("client_bound", f"{why}: the load client was the bottleneck; give the trial more CPU")
-    return None
+def doubt(
+    outcome: Outcome, report: DriveReport, ttft_limit_s: float | None, offered: Offered | None = None
+) -> tuple[Invalid, ...]:
+    """What makes a measurement the client's fault, or one of another workload than asked for.
+
+    A client that was the bottleneck does not explain away an engine that died or hung.
+    """
+    ttft_s = ttft_limit_s or quantile([s.from_sent_s for s in outcome.ttft if s.from_sent_s is not None], 0.95)
+    found = gates(report, errors=outcome.errors, judged_ttft_s=ttft_s, offered=offered)
+    spoilt = outcome.levels[-1].invalid_reason if outcome.levels else ""
+    if spoilt:
+        found = (*found, Invalid("client_bound", spoilt))
+    return found if outcome.state != "failed" else tuple(f for f in found if f.kind != "client_bound")
+
+
+async def _shared_counters(control: EngineControl) -> tuple[float, float] | None:
+    """Prompt tokens and cached ones so far, by the engine's own counters; None: it counts neither."""
+    try:
+        metrics = await control.metrics()
+        return metrics["sglang:prompt_tokens_total"], metrics["sglang:cached_tokens_total"]
+    except (EngineUnreachable, KeyError):
+        return None
+
+
+def _share_since(before: tuple[float, float] | None, after: tuple[float, float] | None) -> float | None:
+    if before is None or after is None or after[0] <= before[0]:
+        return None
+    return (after[1] - before[1]) / (after[0] - before[0])
 
 
 async def _counters(control: EngineControl) -> dict[str, float]:

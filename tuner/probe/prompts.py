@@ -117,6 +117,10 @@ class BodyFactory:
         self._prefixes.clear()
 
     @property
+    def model(self) -> str:
+        return self._model
+
+    @property
     def path(self) -> str:
         return "/v1/chat/completions" if self._workload.endpoint == "chat" else "/v1/completions"
 

@@ -6,11 +6,13 @@ started together cancel. Knows nothing of limits.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from statistics import median
 
 from tuner.probe.events import RequestRecord
 from tuner.probe.filling import Filling
+from tuner.probe.staffing import FullServer
 
 MIN_ADMISSIONS = 8
 """Fewer requests say nothing about a rate."""
@@ -20,6 +22,9 @@ ENOUGH_STEADY = 3
 residence time after the server was full, which is when they are needed."""
 
 MAX_WINDOWS = 2.0
+
+INTAKE_WINDOW = 16
+"""First tokens over which the fastest intake is taken: one prefill batch or step is shorter."""
 
 STILL_GROWING = 0.9
 """Fewer completions than this share of what was taken in: the batch has not stopped growing."""
@@ -41,13 +46,18 @@ class Saturation:
         self.filled_s: float | None = None
         self._mean_output_tokens = mean_output_tokens
         self._min_s = min_s
+        self._filling_s: list[float] = []
+        self._floor_s = math.inf
         self._admitted_s: list[float] = []
         self._completed_s: list[float] = []
         self._early: list[RequestRecord] = []
         self._steady: list[RequestRecord] = []
 
-    def first_token(self, at_s: float, in_service: int) -> None:
+    def first_token(self, at_s: float, in_service: int, waited_s: float = math.inf) -> None:
         self.filling.first_token(in_service)
+        self._floor_s = min(self._floor_s, waited_s)
+        if self.filled_s is None:
+            self._filling_s.append(at_s)
         if self.filled_s is not None:
             self._admitted_s.append(at_s)
         elif self.filling.full:
@@ -59,6 +69,15 @@ class Saturation:
         self._completed_s.append(record.done_s)
         began_full = record.first_token_s >= self.filled_s
         (self._steady if began_full else self._early).append(record)
+
+    def full_server(self, now_s: float, in_service: int) -> FullServer:
+        """What was seen, for the arithmetic of queues."""
+        times = self._filling_s
+        spans_s = [later - sooner for sooner, later in zip(times, times[INTAKE_WINDOW:], strict=False)]
+        fastest_s = min(spans_s, default=0.0)
+        intake = INTAKE_WINDOW / fastest_s if fastest_s > 0 else None
+        floor_s = self._floor_s if math.isfinite(self._floor_s) else 0.0
+        return FullServer(in_service, self.rate(now_s), intake, floor_s)
 
     def restart(self, now_s: float) -> None:
         """Forget what was counted (the clock jumped): a new window begins now."""

@@ -13,6 +13,9 @@ from typing import Any
 _BEARS_TOKENS = re.compile(rb'"(?:text|content|reasoning_content|reasoning)":\s*"(?!")|"tool_calls":\s*\[(?!\])')
 _NULL_USAGE = re.compile(rb'"usage":\s*null')
 _ABORTED = re.compile(rb'"finish_reason":\s*"abort"')
+GAP_SLOTS_PER_S = 20_000
+"""Gaps between chunks are counted in slots of 50 microseconds: a list of them all would grow by 40,000 a second."""
+
 _TEXT_KEYS = ("content", "reasoning_content", "reasoning", "tool_calls")
 
 
@@ -23,11 +26,13 @@ class StreamedAnswer:
     """
 
     __slots__ = (
-        "_buffer", "_data", "cached_tokens", "chunks", "done", "error", "finish_s", "first_token_s", "first_tokens",
-        "input_tokens", "last_chunk_s", "max_gap_s", "message", "output_tokens",
+        "_buffer", "_data", "_gaps", "cached_tokens", "chunks", "done", "error", "finish_s", "first_token_s",
+        "first_tokens", "input_tokens", "last_chunk_s", "max_gap_s", "message", "output_tokens",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, gaps: dict[int, int] | None = None) -> None:
+        """`gaps` counts the gaps between chunks, shared by many answers (`tuner.probe.gaps`)."""
+        self._gaps = gaps
         self._buffer = b""
         self._data: list[bytes] = []
         self.first_token_s: float | None = None
@@ -70,8 +75,12 @@ class StreamedAnswer:
         except ValueError:
             self.error, self.message = "bad_event", "an event of the stream is not JSON"
             return
-        if isinstance(document, dict):
+        if not isinstance(document, dict):
+            return
+        try:
             self._document(document, now_s)
+        except (AttributeError, TypeError, ValueError, OverflowError):
+            self.error, self.message = "bad_event", "an event of the stream has another shape than an answer"
 
     def _document(self, document: dict[str, Any], now_s: float) -> None:
         if fault := document.get("error"):
@@ -82,19 +91,23 @@ class StreamedAnswer:
             if _bears_tokens(choice):
                 if self.first_token_s is None:
                     self.first_token_s = now_s
-                    self.first_tokens = max(1, usage.get("completion_tokens") or 1)
+                    self.first_tokens = max(1, int(usage.get("completion_tokens") or 1))
                 self._chunk(now_s)
             if choice.get("finish_reason"):
                 self.finish_s = now_s
                 self.error = "aborted" if choice["finish_reason"] == "abort" else self.error
         if usage:
-            self.input_tokens = usage.get("prompt_tokens") or 0
-            self.output_tokens = usage.get("completion_tokens") or 0
-            self.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+            self.input_tokens = int(usage.get("prompt_tokens") or 0)
+            self.output_tokens = int(usage.get("completion_tokens") or 0)
+            self.cached_tokens = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
 
     def _chunk(self, now_s: float) -> None:
         if self.last_chunk_s is not None:
-            self.max_gap_s = max(self.max_gap_s, now_s - self.last_chunk_s)
+            gap_s = now_s - self.last_chunk_s
+            self.max_gap_s = max(self.max_gap_s, gap_s)
+            if self._gaps is not None:
+                slot = int(gap_s * GAP_SLOTS_PER_S)
+                self._gaps[slot] = self._gaps.get(slot, 0) + 1
         self.last_chunk_s = now_s
         self.chunks += 1
 

@@ -11,7 +11,9 @@ from tuner.probe.outcome import Outcome
 from tuner.probe.statistics import order_statistic_interval, quantile
 
 
-def measurement(outcome: Outcome, offered_cached_share: float) -> Measurement | None:
+def measurement(
+    outcome: Outcome, offered_cached_share: float, chunk_gap_p95_s: float | None = None
+) -> Measurement | None:
     """The figures at the highest rate that held; None when none did or the sample is too thin to give them.
 
     Token rates are rate x mean tokens of the requests that ended in the window: at a rate that holds, what goes in
@@ -45,7 +47,7 @@ def measurement(outcome: Outcome, offered_cached_share: float) -> Measurement | 
         tpot_p50_ms=quantile(tpots_ms, 0.5),
         tpot_p95_ms=quantile(tpots_ms, 0.95),
         e2e_p95_s=quantile([r.done_s - r.scheduled_s for r in good], 0.95),
-        chunk_gap_p95_ms=quantile([r.max_chunk_gap_s * 1e3 for r in good if r.chunks > 1], 0.95),
+        chunk_gap_p95_ms=None if chunk_gap_p95_s is None else chunk_gap_p95_s * 1e3,
         error_rate=error_rate,
         offered_cached_share=offered_cached_share,
         achieved_cached_share=achieved_cached_share(good),

@@ -1,0 +1,166 @@
+"""`tuner probe`: options, the document and exit codes, against a small engine in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from support.cli import tuner
+from support.loopback_engine import LoopbackEngine
+
+KEYS = {
+    "valid", "invalid_reasons", "requests", "errors", "ttft_p50_s", "ttft_p95_s", "ttft_sent_p95_s", "tpot_p50_s",
+    "chunk_gap_p95_s", "output_tokens_per_s", "cached_fraction", "client",
+}  # fmt: skip
+CLIENT_KEYS = {"chunks_per_s", "cpu_ms_per_1k_chunks", "loop_lag_p99_s", "send_lag_p99_s"}
+SIZE = ("--input-tokens", 200, "--output-tokens", 20)
+
+
+@contextmanager
+def serving(engine: LoopbackEngine):
+    """The engine on a loop of its own, so that the command can have this thread."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(engine.__aenter__(), loop).result(10)
+    try:
+        yield engine.url
+    finally:
+        asyncio.run_coroutine_threadsafe(engine.__aexit__(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+def test_a_rate_is_measured_and_every_request_recorded(tmp_path):
+    rows_at = tmp_path / "rows.jsonl"
+    with serving(LoopbackEngine()) as url:
+        said = tuner("probe", "--url", url, *SIZE, "--rate", 20, "--duration", 2, "--cached-fraction", 0.6,
+                     "--json", "--records", rows_at)  # fmt: skip
+    document = json.loads(said.out)
+    assert document.keys() >= KEYS
+    assert document["client"].keys() >= CLIENT_KEYS
+    assert said.code == (0 if document["valid"] else 4)
+    assert document["errors"] == 0
+    assert document["cached_fraction"] == pytest.approx(0.6, abs=0.03)
+    assert 0 < document["ttft_sent_p95_s"] <= document["ttft_p95_s"]
+    rows = [json.loads(line) for line in rows_at.read_text().splitlines()]
+    assert len(rows) == document["requests"]
+    assert all(row["output_tokens"] == 20 for row in rows)
+    assert "content" not in rows_at.read_text()
+
+
+def test_a_concurrency_is_held():
+    with serving(LoopbackEngine()) as url:
+        said = tuner("probe", "--url", url, *SIZE, "--concurrency", 3, "--duration", 1.5)
+    assert said.code in (0, 4)
+    assert "output tokens/s" in said.out
+
+
+def test_a_capacity_is_found_with_its_bracket():
+    with serving(LoopbackEngine(token_s=0.01)) as url:
+        said = tuner("probe", "--url", url, *SIZE, "--find-capacity", "--ttft-p95", 0.25, "--json")
+    document = json.loads(said.out)
+    assert document["capacity_req_per_s"] is not None
+    assert document["bracket"][0] == document["capacity_req_per_s"] < document["bracket"][1]
+    assert document["levels"]
+    assert document["chunk_gap_p95_s"] == pytest.approx(0.011, abs=0.02)
+
+
+def test_no_rate_within_the_limit_is_exit_3_with_the_nearest_miss():
+    with serving(LoopbackEngine(prefill_s=0.3)) as url:
+        said = tuner("probe", "--url", url, *SIZE, "--find-capacity", "--ttft-p95", 0.1, "--json")
+    document = json.loads(said.out)
+    assert (document["state"], document["capacity_req_per_s"]) == ("infeasible", None)
+    assert said.code == (3 if document["valid"] else 4)
+    assert document["nearest_miss_ttft_p95_s"] > 0.1
+
+
+def test_failed_requests_are_never_fast():
+    with serving(LoopbackEngine(fault=lambda n: "500" if n > 20 and n % 4 == 0 else "")) as url:
+        said = tuner("probe", "--url", url, *SIZE, "--rate", 30, "--duration", 1.5, "--json")
+    document = json.loads(said.out)
+    assert document["errors"] > 0
+    assert document["ttft_p95_s"] is None
+    assert document["ttft_p50_s"] > 0
+
+
+def test_an_endpoint_that_fails_everything_gives_no_figures():
+    with serving(LoopbackEngine(fault=lambda n: "500" if n > 4 else "")) as url:
+        said = tuner("probe", "--url", url, *SIZE, "--rate", 40, "--duration", 3, "--json")
+    document = json.loads(said.out)
+    assert (said.code, document["valid"]) == (4, False)
+    assert any("500" in reason for reason in document["invalid_reasons"])
+    assert document["ttft_p50_s"] is None
+
+
+def test_another_length_than_planned_is_invalid_not_slow():
+    with serving(LoopbackEngine(miscounts=0, flushes=False)) as url:
+        assert tuner("probe", "--url", url, *SIZE, "--rate", 10, "--duration", 1, "--json").code in (0, 4)
+    engine = LoopbackEngine()
+    engine.fault = lambda n: setattr(engine, "miscounts", 30 if n > 8 else 0) or ""
+    with serving(engine) as url:
+        said = tuner("probe", "--url", url, *SIZE, "--rate", 20, "--duration", 2, "--json")
+    document = json.loads(said.out)
+    assert (said.code, document["valid"]) == (4, False)
+    assert any(reason.startswith("token_count") for reason in document["invalid_reasons"])
+
+
+def test_a_client_that_stands_still_shows_it_and_is_not_believed():
+    """300 ms in which this process does nothing: seen in TTFT from the schedule, and the level is invalid."""
+    engine = LoopbackEngine()
+
+    def stall(_: str) -> None:
+        asyncio.get_running_loop().call_later(1.0, time.sleep, 0.3)
+
+    from tuner.probe.command import ProbeRequest, probe_endpoint
+    from tuner.probe.probe import Watch, run
+
+    with serving(engine) as url:
+        request = ProbeRequest(url, 200, 20, rate_req_per_s=60.0, duration_s=3.0)
+        watch = Watch(on_progress=lambda text: stall(text) if text.startswith("level") else None)
+        document = run(probe_endpoint(request, watch)).document
+    assert document["valid"] is False
+    assert any("stood still for 0." in reason for reason in document["invalid_reasons"])
+    assert document["client"]["longest_stall_s"] >= 0.28
+    assert document["ttft_p95_s"] > document["ttft_sent_p95_s"] + 0.1
+
+
+def test_nobody_at_the_url_is_exit_5():
+    said = tuner("probe", "--url", "http://127.0.0.1:9", *SIZE, "--rate", 1)
+    assert (said.code, said.out) == (5, "")
+    assert "nobody answers" in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "--url, --input-tokens, --output-tokens"),
+        (("--url", "http://h:1", "--input-tokens", 5), "--output-tokens"),
+        (("--url", "http://h:1", *SIZE), "none is given"),
+        (("--url", "http://h:1", *SIZE, "--rate", 1, "--concurrency", 1), "--rate and --concurrency"),
+        (("--url", "http://h:1", *SIZE, "--find-capacity"), "--ttft-p95"),
+        (("--url", "http://h:1", *SIZE, "--rate", 1, "--ttft-p95", 1), "--find-capacity"),
+        (("--url", "http://h:1", *SIZE, "--rate", 0), "--rate"),
+        (("--url", "http://h:1", *SIZE, "--rate", "nan"), "--rate"),
+        (("--url", "http://h:1", *SIZE, "--rate", 1, "--duration", -1), "--duration"),
+        (("--url", "http://h:1", *SIZE, "--rate", 1, "--cached-fraction", 1), "--cached-fraction"),
+        (("--url", "http://h:1", *SIZE, "--rate", 1, "--arrivals", "bursty"), "poisson or constant"),
+        (("--url", "http://h:1", *SIZE, "--rate", 1, "--records", "/no/such/x"), "no such folder"),
+        (("--url", "https://h:1", *SIZE, "--rate", 1), "TLS"),
+        (("--url", "http://h:1/v1", *SIZE, "--rate", 1), "without a path"),
+        (("--url", "http://h:99999", *SIZE, "--rate", 1), "http://h:99999"),
+        (("--url", "here", *SIZE, "--rate", 1), "http://HOST:PORT"),
+        (("--url", "http://h:1", "--input-tokens", 0, "--output-tokens", 1, "--rate", 1), "--input-tokens"),
+    ],
+)
+def test_bad_options_are_one_line_and_exit_2(options, words):
+    said = tuner("probe", *options)
+    assert (said.code, said.out) == (2, "")
+    assert words in said.err
+    assert len(said.err.splitlines()) == 1

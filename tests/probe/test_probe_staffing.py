@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tuner.probe.ladder import Ladder
+from tuner.probe.staffing import FullServer, erlang_c
+
+
+@pytest.mark.parametrize(
+    ("places", "offered", "expected"),
+    [(1, 0.5, 0.5), (2, 1.0, 1 / 3), (10, 8.0, 0.4092), (5, 5.0, 1.0), (100, 90.0, 0.2171)],
+)
+def test_the_chance_to_wait_is_erlangs(places, offered, expected):
+    """Tabulated values of the Erlang C formula."""
+    assert erlang_c(places, offered) == pytest.approx(expected, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("server", "limit_s", "truth"),
+    [
+        (FullServer(256, 4.77, 10.8, 0.1), 2.0, 4.520),
+        (FullServer(256, 4.55, 5.9, 0.17), 2.0, 4.328),
+        (FullServer(96, 2.10, 10.8, 0.1), 2.0, 1.811),
+        (FullServer(256, 3.27, 3.333, 0.3), 2.0, 2.562),
+        (FullServer(256, 1.006, 10.8, 0.1), 5.0, 0.921),
+    ],
+)
+def test_it_agrees_with_long_simulations(server, limit_s, truth):
+    """Truth: the highest rate with TTFT p95 within the limit over 20,000 requests (tests/benchmarks)."""
+    assert server.highest_rate(limit_s) == pytest.approx(truth, rel=0.06)
+
+
+@given(st.integers(1, 600), st.floats(0.1, 50), st.none() | st.floats(0.1, 100), st.floats(0, 3), st.floats(0.01, 60))
+def test_it_never_exceeds_the_throughput_and_grows_with_the_limit(places, rate, intake, floor_s, limit_s):
+    server = FullServer(places, rate, intake, floor_s)
+    low, high = server.highest_rate(limit_s), server.highest_rate(2 * limit_s)
+    assert 0.0 <= low <= high + 1e-9 <= rate + 1e-6
+
+
+def test_the_ladder_starts_at_the_ceiling_and_ends_when_it_holds():
+    ladder = Ladder(10.0, 0.05, ceiling=8.0)
+    assert ladder.first() == pytest.approx(8.1)
+    assert ladder.held(ladder.first(), slack=True) is None
+    assert ladder.high == pytest.approx(8.4)
+
+
+def test_with_an_incumbent_no_level_is_spent_below_it():
+    assert Ladder(10.0, 0.05, ceiling=8.0, incumbent=8.5).first() == pytest.approx(8.67)
+    assert Ladder(10.0, 0.05, ceiling=8.0, incumbent=9.9).first() == pytest.approx(10 / 1.05)
