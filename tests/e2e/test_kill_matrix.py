@@ -72,7 +72,8 @@ def matrix(tmp_path_factory, request):
     except FileExistsError:
         yield home
         return
-    wanted = [item.callspec.params for item in request.session.items if "act" in getattr(item, "fixturenames", ())]
+    given = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    wanted = [params for params in given if {"act", "when", "number"} <= set(params)]
     zygote = start_zygote(home, "".join(f"{p['act']} {p['when']} {p['number']}\n" for p in wanted))
     try:
         yield home
