@@ -6,9 +6,10 @@
 
 Worlds are those of tests/support/worlds.py. Seeds of the split `design` were looked at while the sampler was built;
 those of `final` were not. Regret is the true cost of the configuration with the lowest measured cost so far, relative
-to the best of the world. `model` tries the engine model's list from the cheapest down, without a search; `tpe-blind` and `nsga2` see a flat model; `random` sees none. `holds` is the share of worlds
-whose exported (confirmed) configuration truly meets its limits at the rate it is exported at, `naive` the share for the
-cheapest measured one at its measured capacity.
+to the best of the world. `model` tries the engine model's list from the cheapest down, without a search; `tpe-blind`
+and `nsga2` see a flat model; `random` sees none. `holds` is the share of worlds whose exported (confirmed) configuration
+truly meets its limits at the rate it is exported at, `naive` the share for the cheapest measured one at its measured
+capacity.
 """
 
 from __future__ import annotations
@@ -117,13 +118,13 @@ def down_the_list(world: World, trials: int) -> Run:
     ordered = sorted(problem.candidates, key=lambda c: c.predicted_usd_per_million)
     for n, candidate in enumerate(ordered[:trials], start=1):
         result = world.run(problem.make_spec(candidate.config, f"world-{n}", 1, world.seed + n, None, None))
-        useless += n <= 20 and result.state in ("infeasible", "failed")  # noqa: PLR2004 - as the column says
+        useless += n <= 20 and result.state in ("infeasible", "failed")
         cost = candidate.config.layout.gpus / result.capacity_req_per_s if result.capacity_req_per_s else math.inf
         if cost < cheapest:
             cheapest = cost
             picked.append(candidate.config.fingerprint)
         regret[n] = world.regret(picked)
-    reached = next((n for n, value in regret.items() if value <= 0.05), None)  # noqa: PLR2004 - as the column says
+    reached = next((n for n, value in regret.items() if value <= 0.05), None)
     return Run(regret, reached, useless, None, None, 0.0)
 
 
