@@ -7,8 +7,8 @@
 Worlds are those of tests/support/worlds.py. Seeds of the split `design` were looked at while the sampler was built;
 those of `final` were not. Regret is the true cost of the configuration with the lowest measured cost so far, relative
 to the best of the world. `model` tries the engine model's list from the cheapest down, without a search; `tpe-blind`
-and `nsga2` see a flat model; `random` sees none. `holds` is the share of worlds whose exported (confirmed) configuration
-truly meets its limits at the rate it is exported at, `naive` the share for the cheapest measured one at its measured
+and `nsga2` see a flat model; `random` sees none. `holds` is the share of worlds whose exported (confirmed) point
+truly meets its limits at the exported rate, `naive` the share for the cheapest measured one at its measured
 capacity.
 """
 
