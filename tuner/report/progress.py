@@ -9,6 +9,7 @@ from typing import TextIO
 
 from tuner.report.words import STOPPED, money, seconds
 from tuner.study.events import (
+    BaselineDeviates,
     ConfirmEnded,
     ConfirmStarted,
     Event,
@@ -50,8 +51,8 @@ class ProgressLines:
             return self._stage(event)
         if isinstance(event, TrialEnded):
             return self._ended(event)
-        if isinstance(event, PoolClosed):
-            return f"pool {event.pool} is closed for now: {event.reason}"
+        if isinstance(event, PoolClosed | BaselineDeviates):
+            return event.text
         if isinstance(event, StopOffered):
             return (
                 f"after {event.counted} trials one more is expected to save {event.expected_gain:.1%} at most, by the "

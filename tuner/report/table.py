@@ -86,6 +86,7 @@ def _sentences(summary: StudySummary) -> list[str]:
         f"trials: {counts or 'none'}; {used.gpu_hours:.1f} GPU-hours, {money(used.usd)}, {duration(used.wall_s)}",
         f"search: {_ended(summary)}",
     ]
+    lines += [str(found) for found in summary.deviations]
     best = summary.best
     if best is None:
         return [*lines, nearest_miss(summary)]

@@ -293,6 +293,9 @@ class BudgetSpec(Model):
     wall: Seconds | None = None
     gpu_hours: Positive | None = None
     usd: Positive | None = None
+    recheck_every: Annotated[int, Field(ge=2, le=1000)] | None = Field(
+        default=None, description="measure the baseline again after so many trials of a pool, and once on every node"
+    )
 
 
 class ConfirmSpec(Model):

@@ -92,7 +92,13 @@ def problem_of(points: Points, *, name: str, where: Where, trials: int | None, d
         guard=spec.objective.guard,
         make_spec=SpecMaker(points.space, name, where, deadlines),
         token_weights=TokenWeights(**spec.objective.token_weights.model_dump()),
-        budget=Budget(trials=trials or budget.trials, wall_s=budget.wall, gpu_hours=budget.gpu_hours, usd=budget.usd),
+        budget=Budget(
+            trials=trials or budget.trials,
+            wall_s=budget.wall,
+            gpu_hours=budget.gpu_hours,
+            usd=budget.usd,
+            recheck_every=budget.recheck_every,
+        ),
         confirm=ConfirmPlan(spec.confirm.top, spec.confirm.repeats, spec.confirm.minutes, spec.confirm.different_nodes),
     )
 

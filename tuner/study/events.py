@@ -98,6 +98,20 @@ class PoolClosed:
     pool: str
     reason: str
 
+    @property
+    def text(self) -> str:
+        return f"pool {self.pool} is closed for now: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineDeviates:
+    """The baseline, measured again, costs `ratio` of what it costs elsewhere or did before; `text` says it in words."""
+
+    pool: str
+    node: str
+    ratio: float
+    text: str
+
 
 @dataclass(frozen=True, slots=True)
 class StopOffered:
@@ -141,6 +155,7 @@ Event = (
     | TrialStage
     | TrialEnded
     | PoolClosed
+    | BaselineDeviates
     | StopOffered
     | SearchStopped
     | ConfirmStarted

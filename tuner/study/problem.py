@@ -47,13 +47,15 @@ class TokenWeights:
 class Budget:
     """Where the search ends, whichever comes first; None is unlimited. All are sums over resumes.
 
-    `trials` counts the trials that told something (COMPLETE and PRUNED), not lost ones.
+    `trials` counts the trials that told something (COMPLETE and PRUNED), not lost ones. After `recheck_every` trials
+    of a pool its baseline is measured again; these measurements count like any other trial.
     """
 
     trials: int | None = None
     wall_s: float | None = None
     gpu_hours: float | None = None
     usd: float | None = None
+    recheck_every: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ ABANDONED = "abandoned before start"
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """What to try next and why: `seed:<name>`, `model`, `sampler` or `retry`.
+    """What to try next and why: `seed:<name>`, `model`, `sampler`, `retry` or `recheck`; on `node`, where that matters.
 
     `reasons` are what was believed of it: predicted cost, probability to work, expected improvement, ...
     """
@@ -43,6 +43,7 @@ class Pick:
     config: ServingConfig
     origin: str
     reasons: Mapping[str, float] = field(default_factory=dict)
+    node: str = ""
 
 
 class Recorder:

@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 
 from tuner.errors import RuntimeUnusable
 from tuner.runtime.protocol import Runtime
-from tuner.study import budget, confirm, retry, sampler
+from tuner.study import budget, confirm, recheck, retry, sampler
 from tuner.study.converged import expected_gain
 from tuner.study.events import (
+    BaselineDeviates,
     ConfirmEnded,
     ConfirmStarted,
     Event,
@@ -39,7 +40,6 @@ from tuner.study.record import Pick, Recorder
 from tuner.study.starter import Starter
 from tuner.study.storage import Storage, open_storage
 from tuner.study.writer import OnWrite, Writer
-from tuner.trial.result import Failure, TrialResult
 from tuner.trial.spec import Confirm, TrialSpec
 
 _LOST_ATTEMPTS = 5  # a trial that vanished this often with its controller is told lost instead of begun again
@@ -195,7 +195,7 @@ class _Search:
         assert trial.spec is not None
         spec = TrialSpec.from_json(trial.spec)
         if gone and spec.attempt >= _LOST_ATTEMPTS:
-            recorder.finish(trial.number, spec, _lost(spec))
+            recorder.finish(trial.number, spec, retry.lost(spec))
             return
         if gone:
             spec = replace(spec, attempt=spec.attempt + 1)
@@ -254,6 +254,8 @@ class _Search:
         again = retry.due(history, pool, self._retries, self._starter.near_certain)
         if again is not None:
             return Pick(self._starter.config(again), "retry")
+        if check := recheck.due(self._problem.seeds, history, pool, self._problem.budget.recheck_every):
+            return Pick(check.config, recheck.ORIGIN, node=check.node)
         return sampler.choose(
             self._problem,
             history,
@@ -288,8 +290,14 @@ class _Search:
             self._note_session()
         for flight, trial in ended:
             self._emit(self._ended(flight, trial))
+            if trial.origin == recheck.ORIGIN:
+                self._tell_deviations()
             if not flight.confirmation:
                 self._offer_stop()
+
+    def _tell_deviations(self) -> None:
+        for found in recheck.deviations(self._trials.history()):
+            self._emit(BaselineDeviates(found.pool, found.node, found.ratio, str(found)))
 
     def _offer_stop(self) -> None:
         """Once a session: a further trial of the same kind would only repeat it."""
@@ -380,11 +388,6 @@ class _Search:
             rate = self._confirmation(step.candidate).rate_req_per_s
             repeats = self._problem.confirm.repeats
             self._emit(ConfirmStarted(self._starter.config(step.candidate), step.rank, rate, repeats))
-
-
-def _lost(spec: TrialSpec) -> TrialResult:
-    message = f"vanished without a result in {spec.attempt} attempts, each time with its controller or node"
-    return TrialResult(spec.id, "failed", failure=Failure("infrastructure", "lost", message), simulated=spec.simulated)
 
 
 def _nothing_measured(history: list[PastTrial], stopped_by: StoppedBy | None) -> tuple[ExitReason, str]:

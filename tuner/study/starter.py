@@ -62,7 +62,7 @@ class Starter:
         if rate is not None:
             spec = self._problem.make_spec(pick.config, trial_id, attempt, seed, rate, None)
         avoid = self._nodes_to_avoid(earlier, pick, confirmation)
-        context = {**spec.context, "study_uid": self._uid}
+        context = {**spec.context, "study_uid": self._uid, **({"node": pick.node} if pick.node else {})}
         return replace(spec, context={**context, "avoid_nodes": avoid} if avoid else context)
 
     def _nodes_to_avoid(self, earlier: list[PastTrial], pick: Pick, confirmation: Confirm | None) -> list[str]:

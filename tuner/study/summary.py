@@ -19,6 +19,7 @@ from tuner.study.confirm import Standing, sibling, standing
 from tuner.study.history import PastState, PastTrial, counted, differences, measured_by_cost, read_history
 from tuner.study.opening import EXIT_REASON, IDENTITY, PLAN, STOPPED_BY
 from tuner.study.problem import ConfirmPlan
+from tuner.study.recheck import Deviation, deviations
 from tuner.study.retry import by_configuration
 from tuner.study.storage import Storage, open_storage
 
@@ -109,6 +110,7 @@ class StudySummary:
     common_failure: str | None
     simulated: bool
     failures: Mapping[str, int] = field(default_factory=dict)
+    deviations: tuple[Deviation, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The contract: `study`, `trials` by state, `best`, `exit_reason`; the rest is additional."""
@@ -209,6 +211,7 @@ def summarize(storage: Storage, study_name: str) -> StudySummary:
         stopped_by=attrs.get(STOPPED_BY),
         common_failure=common_failure(history),
         simulated=any(trial.simulated for trial in ran) or bool((attrs.get(IDENTITY) or {}).get("simulated")),
+        deviations=tuple(deviations(history)),
         failures=dict(Counter(trial.failure_kind or "unspecified" for trial in ran if _has_failed(trial))),
     )
 
