@@ -71,6 +71,9 @@ _PARALLEL_EXTRAS = frozenset(
 )
 _MOE = frozenset(("moe-runner-backend", "moe-a2a-backend"))
 
+# Methods that look at the schedulers' load; `auto` and the rest deal requests out in turn (serving_hook.py).
+_BALANCED = ("total_requests", "total_tokens")
+
 # memory_hook.py, in MB.
 _META_MB = 512
 _ACTIVATION_MB_PER_TOKEN = 1.5
@@ -155,6 +158,7 @@ def resolve(
         mixed_chunk=bool(get("enable-mixed-chunk")) and not steps,
         radix_cache=not get("disable-radix-cache"),
         stream_interval=get("stream-interval", 1),
+        routing="least-requests" if get("load-balance-method") in _BALANCED else "round-robin",
     )
 
 

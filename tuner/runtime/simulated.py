@@ -110,6 +110,7 @@ def simulate(spec: TrialSpec, world: int) -> tuple[TrialResult, float]:
         world=world,
         seed=spec.seed,
         max_context_tokens=spec.workload.max_context_tokens,
+        start=spec.id,
     )
     if isinstance(made, StartUpFailure):
         return _failed(spec, made), made.after_s
