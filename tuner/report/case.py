@@ -41,7 +41,7 @@ class Traffic:
         known = get_args(Routing)
         if self.routing not in known:
             raise UsageError(f"--routing {self.routing}: no such routing{did_you_mean(self.routing, known)}")
-        return replace(settings, routing=self.routing)
+        return replace(settings, routing=self.routing)  # type: ignore[arg-type]  # one of the literals
 
     def load(self) -> Load:
         if self.rate_req_per_s is not None and self.concurrency is not None:

@@ -103,8 +103,8 @@ def simulate(spec: TrialSpec, world: int) -> tuple[TrialResult, float]:
     made = simulated_engine(
         spec.argv,
         env=spec.env,
-        accelerator=str(spec.context["accelerator"]),
-        architecture=str(spec.context["architecture"]),
+        accelerator=spec.context["accelerator"],
+        architecture=spec.context["architecture"],
         precision=str(spec.context.get("precision") or "") or None,
         engine_version=spec.engine_version or None,
         world=world,

@@ -15,13 +15,12 @@ from tuner.launch.argv import PORT_PLACEHOLDER
 from tuner.launch.dialect import dialect
 from tuner.launch.flags import flag_table
 from tuner.launch.parse import parse_argv
-from tuner.launch.platform import Platform, platform
+from tuner.launch.platform import platform_of
 from tuner.launch.resolve import resolve
 from tuner.launch.start_up import ArgumentsError, StartUpError
 from tuner.model.architecture import Architecture
 from tuner.model.catalogue import GIB, Accelerator
-from tuner.model.catalogue import accelerator as find_accelerator
-from tuner.model.catalogue import architecture as find_architecture
+from tuner.model.definition import Said, accelerator_of, architecture_of
 from tuner.model.memory import MemoryPlan, plan_memory
 from tuner.model.settings import EngineSettings, Precision
 from tuner.model.startup import seconds_to_ready
@@ -90,8 +89,8 @@ class SimulatedEngine:
 def simulated_engine(
     argv_or_settings: Sequence[str] | EngineSettings,
     *,
-    accelerator: str | Accelerator,
-    architecture: str | Architecture,
+    accelerator: Said | Accelerator,
+    architecture: Said | Architecture,
     world: World | int,
     seed: int,
     precision: Precision | str | None = None,
@@ -110,8 +109,8 @@ def simulated_engine(
     Raises:
         UsageError: an accelerator or architecture the catalogue does not have, or no such failure.
     """
-    acc = find_accelerator(accelerator) if isinstance(accelerator, str) else accelerator
-    arch = find_architecture(architecture) if isinstance(architecture, str) else architecture
+    acc = accelerator if isinstance(accelerator, Accelerator) else accelerator_of(accelerator)
+    arch = architecture if isinstance(architecture, Architecture) else architecture_of(architecture)
     demanded(fail)
     flags: Mapping[str, Any] = {}
     if isinstance(argv_or_settings, EngineSettings):
@@ -120,7 +119,7 @@ def simulated_engine(
         try:
             argv = [word.replace(PORT_PLACEHOLDER, "0") for word in split_arguments(argv_or_settings)[1]]
             flags = _parse(argv, engine_version)
-            settings = resolve(flags, _platform(acc, arch), env=env or {}, precision=_precision(precision))
+            settings = resolve(flags, platform_of(acc, arch), env=env or {}, precision=_precision(precision))
         except ArgumentsError as exc:
             return _failed("bad_flag", str(exc), startup_log.bad_flag(str(exc)), EXIT_ARGUMENTS, _ARGUMENTS_S)
         except StartUpError as exc:
@@ -155,17 +154,6 @@ def _older_dialects() -> list[str]:
     """Versions at which some flag came, went or changed, newest first."""
     keys = {key for flag in flag_table().flags.values() for key in (flag.first, flag.last) if key}
     return [".".join(map(str, key)) for key in sorted(keys, reverse=True)]
-
-
-def _platform(acc: Accelerator, arch: Architecture) -> Platform:
-    return platform(
-        acc.name,
-        acc.hbm_bytes / GIB,
-        dsa=arch.index_layers > 0,
-        attention_heads=arch.heads,
-        routed_experts=arch.experts,
-        context_tokens=arch.max_context_tokens,
-    )
 
 
 def _precision(name: str | None) -> Precision | None:

@@ -2,7 +2,7 @@
 
 Pure: no clock, no I/O, the same seed gives the same run. Replicas (`dp`) run on their own, attention-DP ranks inside a
 replica step together; `routing` says who gets a request. The queue knows `fcfs`, `lpm`, `lof` and
-`shortest-prefill-first` and serves every other policy first come first served; KV is counted in tokens and not in pages.
+`shortest-prefill-first` and serves every other policy first come first served; KV is counted in tokens, not in pages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a configuration fails, if it does: by its shape, by known issues of the engine, by the hidden world, or on demand.
+"""How a configuration fails, if it does: by its shape, by known issues, by the hidden world, or on demand.
 
 Knows no log line and no clock. What holds in every world is listed here with its source; the rest is `world`'s.
 """
@@ -76,8 +76,10 @@ def demanded(kind: str | None) -> Fate | None:
     return kind  # type: ignore[return-value]  # one of the literals
 
 
-def fate_of(settings: EngineSettings, plan: MemoryPlan, world: World, version: str | None, fail: str | None) -> Fate | None:
-    """How this engine will fail, None: it works. What was asked for goes first, then memory, known issues, the world."""
+def fate_of(
+    settings: EngineSettings, plan: MemoryPlan, world: World, version: str | None, fail: str | None
+) -> Fate | None:
+    """How this engine will fail, None: it works. First what was asked for, then memory, known issues, the world."""
     asked = demanded(fail)
     if asked is not None:
         return asked

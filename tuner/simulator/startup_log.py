@@ -20,18 +20,28 @@ RANK_PREFIX = "{now} TP0"
 READY = "[{now}] The server is fired up and ready to roll!"
 SIGQUIT = "[{now}] Received sigquit from a child process. It usually means the child failed."
 
-_ENTRY = """  File "/usr/local/lib/python3.11/site-packages/sglang/launch_server.py", line 29, in run_server
-    server_args.resolve_once()"""
-_SCHEDULER = """  File "/usr/local/lib/python3.11/site-packages/sglang/srt/managers/scheduler.py", line 6362, in run
-    scheduler = Scheduler(server_args, port_args)"""
-_FORWARD = """  File "/usr/local/lib/python3.11/site-packages/sglang/srt/managers/scheduler.py", line 3020, in run_batch
-    batch_result = self.model_worker.forward_batch_generation(batch)"""
+_SITE = "/usr/local/lib/python3.11/site-packages/sglang"
 
 
-_DIVIDE = """  File "/usr/local/lib/python3.11/site-packages/sglang/srt/distributed/utils.py", line 23, in ensure_divisibility
-    assert numerator % denominator == 0, "{{}} is not divisible by {{}}".format("""
-_LOADER = """  File "/usr/local/lib/python3.11/site-packages/sglang/srt/layers/parameter.py", line 118, in load_column_parallel_weight
-    assert self.data.shape == loaded_weight.shape"""
+def _frame(where: str, call: str) -> str:
+    """One frame of a traceback: `where` is `file", line n, in function`, below the package."""
+    return f'  File "{_SITE}/{where}\n    {call}'
+
+
+_ENTRY = _frame('launch_server.py", line 29, in run_server', "server_args.resolve_once()")
+_SCHEDULER = _frame('srt/managers/scheduler.py", line 6362, in run', "scheduler = Scheduler(server_args, port_args)")
+_FORWARD = _frame(
+    'srt/managers/scheduler.py", line 3020, in run_batch',
+    "batch_result = self.model_worker.forward_batch_generation(batch)",
+)
+_DIVIDE = _frame(
+    'srt/distributed/utils.py", line 23, in ensure_divisibility',
+    'assert numerator % denominator == 0, "{{}} is not divisible by {{}}".format(',
+)
+_LOADER = _frame(
+    'srt/layers/parameter.py", line 118, in load_column_parallel_weight',
+    "assert self.data.shape == loaded_weight.shape",
+)
 
 
 @dataclass(frozen=True, slots=True)
