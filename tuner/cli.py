@@ -157,7 +157,7 @@ def predict(
     dp: Positive = None,
     attn_dp: Positive = None,
     ep: Positive = None,
-    speculation_steps: Annotated[int | None, typer.Option(min=0)] = None,
+    speculation_steps: Annotated[int | None, typer.Option(min=0, max=16)] = None,
     routing: Annotated[str | None, typer.Option(help="round-robin, least-requests or sticky (a router's).")] = None,
     as_json: AsJson = False,
 ) -> None:

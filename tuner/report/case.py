@@ -96,6 +96,9 @@ def case_without_space(hardware: Hardware, traffic: Traffic) -> Case:
     tp, dp = _tensor_and_data_parallel(hardware)
     whole = Workload(Length.fixed(1), Length.fixed(1))
     workload, limits = traffic.over(whole, Limits(ttft_p95_s=DEFAULT_TTFT_P95_S))
+    longest = workload.max_context_tokens
+    if longest > arch.max_context_tokens:
+        raise UsageError(f"a request of {longest:,} tokens exceeds the {arch.max_context_tokens:,} of {arch.name}")
     settings = standard_settings(
         arch,
         acc,

@@ -3,7 +3,7 @@
 World 0 is the model itself. In every other world layouts, precisions and the rest are faster or slower than predicted,
 some pairs interact, two cliffs wait, speculation is accepted more or less often, memory needs differ by some GiB, one
 or two combinations crash, and one start in 16 lands on a slow node. Everything follows from hashes of (seed, factor,
-level): no state, the same everywhere. Knows no flags and no clock; the sizes of the deviations are chosen, not measured.
+level): no state, the same everywhere. Knows no flags and no clock; the sizes of the deviations are chosen.
 """
 
 from __future__ import annotations
