@@ -214,7 +214,7 @@ def test_a_stated_precision_wins_over_names():
 
 
 def test_an_unknown_accelerator_is_a_usage_error():
-    with pytest.raises(UsageError, match="it knows mi355x"):
+    with pytest.raises(UsageError, match="known are b200"):
         platform("tpu", 32)
 
 

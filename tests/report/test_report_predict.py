@@ -114,6 +114,9 @@ def test_people_read_a_table_and_the_terms():
         (("--space", "amd-mi355x.yaml", "--tp", "8"), "goes without --space"),
         (("--space", "amd-mi355x.yaml", "--set", "tp"), "expected key=value"),
         (("--space", "amd-mi355x.yaml", "--set", "wights=fp8"), "did you mean 'weights'"),
+        ((*TRAFFIC, *LAYOUT[:6], "--tp", "3"), "do not divide by 3"),
+        ((*TRAFFIC, *LAYOUT, "--routing", "stiky"), "did you mean 'sticky'"),
+        (("--input-tokens", "900000", "--output-tokens", "9", *LAYOUT), "exceeds the"),
         (("--architecture", "glm-6", *LAYOUT[2:], *TRAFFIC), "unknown architecture"),
     ],
 )

@@ -75,7 +75,7 @@ def architecture_of(said: Said) -> Architecture:
     if isinstance(config, str):
         found = replace(architecture(config), name=name)
     else:
-        found = from_config(config, name=name, where=f"architectures.{name}.config", source="the space file")
+        found = from_config(config, name=name, where=f"the config of {name}", source="the space file")
     curve = said.get("tokens_per_verify")
     return replace(found, acceptance=tuple(curve)) if curve else found
 
