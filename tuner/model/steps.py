@@ -254,7 +254,7 @@ class RooflineSteps:
         if arch.experts:
             return speed
         gain = acc.flops(quantization(arch, settings.precision).projection_format) / acc.flops("bf16")
-        return speed * gain**_NARROW_GAIN
+        return float(speed * gain**_NARROW_GAIN)
 
     def _fold_attention(self, arch: Architecture, acc: Accelerator, settings: EngineSettings) -> None:
         """Seconds per query token and attended token, or per query token and context token (indexers).
