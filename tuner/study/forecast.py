@@ -42,6 +42,9 @@ class Forecast:
     ends_by: StoppedBy
 
 
+_ROUNDING = 1e-9  # half of twelve trials is six, whatever the last bits say
+
+
 @dataclass(frozen=True, slots=True)
 class _Trial:
     """A usual trial: its seconds, and its price and GPUs while it runs; `at_once` of them on the nodes of its pool."""
@@ -82,7 +85,7 @@ def _trials(points: Points, problem: Problem, each: Used, confirming: Used) -> t
         ("gpu_hours", budget.gpu_hours, each.gpu_hours),
         ("usd", budget.usd, each.usd),
     )
-    ends += [(math.ceil(limit / one), why) for why, limit, one in limits if limit is not None]
+    ends += [(math.ceil(limit / one - _ROUNDING), why) for why, limit, one in limits if limit is not None]
     return min(ends, key=lambda end: end[0])
 
 
