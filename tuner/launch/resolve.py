@@ -157,6 +157,7 @@ def resolve(
         decode_graph_max_batch=graph_cap,
         mixed_chunk=bool(get("enable-mixed-chunk")) and not steps,
         radix_cache=not get("disable-radix-cache"),
+        overlap=not get("disable-overlap-schedule"),
         stream_interval=get("stream-interval", 1),
         routing="least-requests" if get("load-balance-method") in _BALANCED else "round-robin",
     )

@@ -19,7 +19,7 @@ class EngineSettings:
     `chunked_prefill_tokens` is what one scheduler works with (already divided by `attn_dp`), -1 when chunking is off.
     `max_running_requests` is the value given to one replica, before the engine divides it by `attn_dp`; None: the
     engine's own default. `mem_fraction` is the share of HBM for weights and KV cache. `speculation_steps` 0: off.
-    `decode_graph_max_batch` is per scheduler. `routing`: how requests find their scheduler; `sticky` (a prefix stays
+    `decode_graph_max_batch` is per scheduler. `overlap`: the next step is scheduled while this one runs. `routing`: how requests find their scheduler; `sticky` (a prefix stays
     where it was) is not the engine's but a router's in front of it.
     """
 
@@ -45,6 +45,7 @@ class EngineSettings:
     decode_graph_max_batch: int = 512
     mixed_chunk: bool = False
     radix_cache: bool = True
+    overlap: bool = True
     stream_interval: int = 1
     routing: Routing = "round-robin"
 

@@ -27,6 +27,7 @@ _LINK_EFFICIENCY = 0.70  # of the scale-up bandwidth, large collectives
 _EAGER_FACTOR = 2.0  # launches without a captured graph, over those with one
 _DENSE_LAUNCH = 0.6  # of an expert layer's launches: no routing, no shared expert, no gathering of tokens
 _NARROW_GAIN = 0.75  # dense models: twice the peak of a narrower format makes gemms 1.7 times as fast
+_SCHEDULING_S = 1.5e-3  # choosing and preparing a batch, of every step where it does not overlap the one before
 _DRAFT_LAUNCH_S = 0.3e-3  # per draft step, beside its layer and the head
 _INGEST_S = 0.030  # tokenizing a long prompt, scheduling, HTTP, per request (inference-sim: 15 ms with short prompts)
 
@@ -155,6 +156,7 @@ class RooflineSteps:
         total = max(total_tokens, new_tokens)
         attended = min(context_tokens, self._topk)
         return {
+            "scheduling": self._scheduling_s,
             "launch": self._launch_s,
             "collective latency": self._latency_s,
             "weights read": self._rest_read_s + self._experts_read_s * self._coverage(total),
@@ -172,6 +174,7 @@ class RooflineSteps:
         attended = min(context_tokens, self._topk)
         draft = self._draft_base_s + self._draft_experts_s * self._coverage(batch * self._ranks)
         return {
+            "scheduling": self._scheduling_s,
             "launch": self._launch_s * (1.0 if batch <= self._graph_max else _EAGER_FACTOR),
             "collective latency": self._latency_s,
             "weights read": self._rest_read_s + self._experts_read_s * self._spread(total),
@@ -204,6 +207,7 @@ class RooflineSteps:
         quantising = self._constants.fp8_layer_s if projections != "bf16" else 0.0
         indexing = arch.index_layers * self._constants.indexer_overhead_s
         layers = arch.moe_layers + _DENSE_LAUNCH * arch.dense_layers
+        self._scheduling_s = 0.0 if settings.overlap else _SCHEDULING_S
         self._launch_s = layers * self._stack.layer_overhead_s + arch.layers * quantising + indexing
         # two collectives a layer, each log2(tp) hops: all-reduces, or gather and scatter under attention DP
         self._latency_s = 2 * arch.layers * acc.collective_latency_s * math.log2(settings.tp)
@@ -242,7 +246,7 @@ class RooflineSteps:
         self._projection_token_s = 2 * (grouped / group + everywhere) / gemm
         # a prefill also runs through the draft layers, so that their KV cache is there when drafting starts
         self._deep = 1 + (arch.mtp_layers / arch.layers if settings.speculation_steps else 0.0)
-        self._prefill_base_s = self._launch_s + self._latency_s + self._rest_read_s
+        self._prefill_base_s = self._scheduling_s + self._launch_s + self._latency_s + self._rest_read_s
         self._prefill_total_token_s = (
             self._expert_token_s * self._imbalance + self._shared_token_s * self._deep + self._comm_total_token_s
         )
@@ -289,7 +293,8 @@ class RooflineSteps:
         layer = self._stack.layer_overhead_s + indexer
         self._draft_base_s = steps * (_DRAFT_LAUNCH_S + layer + fixed / bandwidth)
         self._draft_experts_s = steps * arch.mtp_routed_params * width / bandwidth
-        self._decode_base_s = self._launch_s + self._latency_s + self._rest_read_s + self._draft_base_s
+        self._decode_base_s = self._scheduling_s + self._launch_s + self._latency_s + self._rest_read_s
+        self._decode_base_s += self._draft_base_s
         self._eager_base_s = self._decode_base_s + (_EAGER_FACTOR - 1) * self._launch_s
         self._decode_total_token_s = self._expert_token_s + self._shared_token_s + self._comm_total_token_s
         self._decode_seq_s = self._verify * (self._projection_token_s + self._head_token_s + self._comm_token_s)
