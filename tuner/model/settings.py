@@ -19,8 +19,8 @@ class EngineSettings:
     `chunked_prefill_tokens` is what one scheduler works with (already divided by `attn_dp`), -1 when chunking is off.
     `max_running_requests` is the value given to one replica, before the engine divides it by `attn_dp`; None: the
     engine's own default. `mem_fraction` is the share of HBM for weights and KV cache. `speculation_steps` 0: off.
-    `decode_graph_max_batch` is per scheduler. `overlap`: the next step is scheduled while this one runs. `routing`: how requests find their scheduler; `sticky` (a prefix stays
-    where it was) is not the engine's but a router's in front of it.
+    `decode_graph_max_batch` is per scheduler. `overlap`: the next step is scheduled while this one runs. `routing`: how
+    requests find their scheduler; `sticky` (a prefix stays where it was) is a router's in front of the engine.
     """
 
     tp: int
