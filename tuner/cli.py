@@ -157,14 +157,15 @@ def predict(
     dp: Positive = None,
     attn_dp: Positive = None,
     ep: Positive = None,
-    speculation_steps: Annotated[int | None, typer.Option(min=0)] = None,
+    speculation_steps: Annotated[int | None, typer.Option(min=0, max=16)] = None,
+    routing: Annotated[str | None, typer.Option(help="round-robin, least-requests or sticky (a router's).")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict one configuration under one load, by formula and simulated; at its capacity if no load is given."""
     from tuner.compose import prediction
     from tuner.report.case import Hardware, Traffic
 
-    traffic = Traffic(rate, concurrency, input_tokens, output_tokens, cached_fraction, ttft_p95)
+    traffic = Traffic(rate, concurrency, input_tokens, output_tokens, cached_fraction, ttft_p95, routing)
     hardware = Hardware(architecture, accelerator, gpus, precision, tp, dp, attn_dp, ep, speculation_steps)
     doc = prediction(space, sets or [], hardware, traffic)
     if as_json:

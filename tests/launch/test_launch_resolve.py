@@ -209,12 +209,27 @@ def test_an_nvfp4_checkpoint_without_a_flag_is_refused_on_rocm():
         resolve({"model-path": "nvidia/GLM-5.2-NVFP4"}, GPUS["mi355x"])
 
 
+@pytest.mark.parametrize(
+    ("flags", "field", "value"),
+    [
+        ({}, "routing", "round-robin"),
+        ({"load-balance-method": "total_tokens"}, "routing", "least-requests"),
+        ({"load-balance-method": "round_robin"}, "routing", "round-robin"),
+        ({}, "overlap", True),
+        ({"disable-overlap-schedule": True}, "overlap", False),
+    ],
+)
+def test_scheduling_flags_reach_the_settings(flags, field, value):
+    found = resolve({"model-path": "zai-org/GLM-5.2-FP8", **flags}, GPUS["b200"])
+    assert getattr(found, field) == value
+
+
 def test_a_stated_precision_wins_over_names():
     assert resolve({"model-path": "/models/v7"}, GPUS["b200"], precision="nvfp4").precision == "nvfp4"
 
 
 def test_an_unknown_accelerator_is_a_usage_error():
-    with pytest.raises(UsageError, match="it knows mi355x"):
+    with pytest.raises(UsageError, match="known are b200"):
         platform("tpu", 32)
 
 

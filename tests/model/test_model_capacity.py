@@ -142,6 +142,34 @@ def test_prefixes_that_do_not_fit_are_not_cached():
     assert predicted(radix_cache=False).cached_fraction == 0
 
 
+def test_a_sticky_router_keeps_more_prefixes_than_dealing_out_in_turn():
+    many = replace(TRAFFIC, prefix_groups=300)
+    dealt, sticky = (predicted(traffic=many, routing=routing) for routing in ("round-robin", "sticky"))
+    assert sticky.cached_fraction > 1.2 * dealt.cached_fraction
+    assert sticky.capacity_req_per_s > 1.1 * dealt.capacity_req_per_s
+
+
+def test_a_sticky_router_leaves_replicas_idle_that_have_no_prefix():
+    alone, dealt = (
+        predicted(traffic=replace(TRAFFIC, prefix_groups=1), routing=routing) for routing in ("sticky", "round-robin")
+    )
+    assert alone.capacity_req_per_s == pytest.approx(dealt.capacity_req_per_s / 2, rel=0.1)
+    assert alone.capacity_req_per_s < dealt.capacity_req_per_s / 2  # requests come at random, not in turn
+    three = curve(replace(TRAFFIC, prefix_groups=3), routing="sticky")
+    even = curve(replace(TRAFFIC, prefix_groups=4), routing="sticky")
+    assert three.closed(80).rate < even.closed(80).rate
+
+
+@pytest.mark.parametrize("arrivals", ["poisson", "constant"])
+def test_sticky_requests_come_less_evenly_and_without_a_prefix_in_turn(arrivals):
+    traffic = replace(TRAFFIC, arrivals=arrivals)
+    sticky, dealt = (curve(traffic, routing=routing).at_rate(1.5) for routing in ("sticky", "round-robin"))
+    assert sticky.ttft_p95_s > dealt.ttft_p95_s
+    bare = replace(traffic, cached_fraction=0.0)
+    same = [curve(bare, routing=routing).at_rate(1.0).ttft_p95_s for routing in ("sticky", "round-robin")]
+    assert same[0] == same[1]
+
+
 def test_even_arrivals_wait_less_than_poisson():
     poisson, even = (at_rate(curve(replace(TRAFFIC, arrivals=kind)), 1.5) for kind in ("poisson", "constant"))
     assert even.ttft_p95_s < poisson.ttft_p95_s

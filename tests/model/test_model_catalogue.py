@@ -93,6 +93,11 @@ def test_every_accelerator_is_complete(name):
     assert acc.price.source
     assert acc.source
     assert acc.flops("bf16") < acc.flops("fp8")
+    assert {"bf16", "fp8"} <= acc.precisions
+    assert ("mxfp4" in acc.precisions, "nvfp4" in acc.precisions) in [
+        (False, False),
+        (amd := acc.vendor == "amd", not amd),
+    ]
     assert 0 < calibration().stack(acc.vendor).gather_efficiency < 1
 
 

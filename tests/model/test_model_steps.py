@@ -58,6 +58,13 @@ def test_the_model_is_what_the_scheduler_expects():
     assert 0 < model.request_overhead_s < 0.1
 
 
+def test_every_step_pays_for_its_scheduling_where_it_is_not_overlapped():
+    overlapped, apart = steps(), steps(overlap=False)
+    assert apart.decode_s(8, 1000) - overlapped.decode_s(8, 1000) == pytest.approx(1.5e-3)
+    assert apart.prefill_s(800, 400) - overlapped.prefill_s(800, 400) == pytest.approx(1.5e-3)
+    assert apart.breakdown_decode(8, 1000)["scheduling"] == pytest.approx(1.5e-3)
+
+
 def test_fewer_verified_tokens_than_steps_limit_what_is_gained():
     assert steps(speculation_steps=5, draft_tokens=3).tokens_per_verify == 2.5
     assert steps().tokens_per_verify == 1.0
@@ -70,6 +77,7 @@ configurations = st.fixed_dictionaries(
         "precision": st.sampled_from(["fp8", "mxfp4", "nvfp4", "bf16"]),
         "kv_dtype": st.sampled_from(["fp8", "bf16"]),
         "speculation_steps": st.integers(0, 6),
+        "overlap": st.booleans(),
     }
 ).flatmap(
     lambda doc: st.sampled_from([1, 2, 4, 8]).flatmap(

@@ -110,6 +110,8 @@ def test_standard_settings_take_the_load_and_leave_room_for_a_step():
         ({"tp": 8, "attn_dp": 3}, "does not divide"),
         ({"tp": 8, "ep": 3}, "does not divide 256 experts"),
         ({"tp": 8, "ep": 4}, "neither 1 nor"),
+        ({"tp": 3}, "64 attention heads do not divide by 3"),
+        ({"tp": 4, "dp": 2, "attn_dp": 2}, "exclude each other"),
     ],
 )
 def test_a_layout_that_cannot_be_is_refused(layout, words):

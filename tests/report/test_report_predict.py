@@ -74,6 +74,15 @@ def test_what_does_not_fit_says_by_how_much_and_nothing_else():
         assert doc[kind]["limit"] == "weights and KV cache"
 
 
+def test_a_router_can_be_asked_for():
+    args = ("--input-tokens", "4000", "--output-tokens", "50", "--cached-fraction", "0.5", "--rate", "2")
+    layout = ("--architecture", "glm-5.2", "--accelerator", "mi355x", "--precision", "mxfp4", "--tp", "4", "--dp", "2")
+    sticky, dealt = (predicted(*args, *layout, "--routing", routing) for routing in ("sticky", "round-robin"))
+    assert sticky["settings"]["routing"] == "sticky"
+    for kind in ("closed_form", "simulated"):
+        assert sticky[kind]["ttft_p95_s"] > dealt[kind]["ttft_p95_s"]
+
+
 def test_replicas_follow_from_the_gpus():
     args = ("--architecture", "glm-5.2", "--accelerator", "mi355x", "--precision", "mxfp4", "--tp", "4", *TRAFFIC)
     one, two = (
@@ -114,6 +123,9 @@ def test_people_read_a_table_and_the_terms():
         (("--space", "amd-mi355x.yaml", "--tp", "8"), "goes without --space"),
         (("--space", "amd-mi355x.yaml", "--set", "tp"), "expected key=value"),
         (("--space", "amd-mi355x.yaml", "--set", "wights=fp8"), "did you mean 'weights'"),
+        ((*TRAFFIC, *LAYOUT[:6], "--tp", "3"), "do not divide by 3"),
+        ((*TRAFFIC, *LAYOUT, "--routing", "stiky"), "did you mean 'sticky'"),
+        (("--input-tokens", "900000", "--output-tokens", "9", *LAYOUT), "exceeds the"),
         (("--architecture", "glm-6", *LAYOUT[2:], *TRAFFIC), "unknown architecture"),
     ],
 )

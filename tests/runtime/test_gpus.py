@@ -45,6 +45,7 @@ def test_gpus_of_a_machine_are_those_this_process_may_see(machine, gpus, env, na
 
 def test_the_variable_follows_the_vendor():
     assert visible_variable("mi355x") == "HIP_VISIBLE_DEVICES"
+    assert visible_variable({"name": "mi400", "like": "mi355x"}) == "HIP_VISIBLE_DEVICES"
     assert visible_variable("b200") == "CUDA_VISIBLE_DEVICES"
     assert visible_variable("unheard-of") in ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 

@@ -207,6 +207,7 @@ FP8_EP = {"layout": "tp8-ep8", "weights": "fp8"}
     [
         ({"argv": ("--no-such-flag",)}, 0, "bad_flag", False),
         ({"flags": {"--tp-size": "1"}}, 0, "oom_weights", False),
+        ({"flags": {"--tp-size": "3"}}, 0, "invalid_combination", False),
         ({"flags": {"--tp-size": "4", "--mem-fraction-static": "0.3"}}, 0, "oom_kv", False),
         ({"flags": {"--mem-fraction-static": "0.99"}}, 0, "oom_graph", False),
         ({"flags": {"--mem-fraction-static": "0.97"}}, 0, "oom_runtime", True),

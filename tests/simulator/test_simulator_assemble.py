@@ -73,6 +73,8 @@ def test_a_named_version_speaks_only_its_dialect():
         ([*FIT, "--chunked-prefill-size", "1000"], "refused", 1, "must be divisible by page_size"),
         ([*FIT, "--dp-size", "2", "--attn-dp-size", "2"], "refused", 1, "ValueError"),
         ([*FIT, "--tp-size", "1"], "oom_weights", 137, "HIP out of memory. Tried to allocate"),
+        ([*FIT, "--tp-size", "3"], "indivisible", 137, "AssertionError: 154880 is not divisible by 3"),
+        ([*FIT, "--tp-size", "5"], "indivisible", 137, "AssertionError\n"),
         ([*FIT, "--mem-fraction-static", "0.3"], "oom_kv", 137, "Not enough memory. Please try to increase"),
         ([*FIT, "--mem-fraction-static", "0.99"], "oom_runtime", 137, "Capture cuda graph failed"),
     ],
@@ -116,13 +118,73 @@ def test_incompatible_combinations_start_and_then_fail(kind, dies):
     argv = [*FIT, "--attn-dp-size", "4", "--chunked-prefill-size", "65536"]
     argv += ["--speculative-algorithm", "EAGLE", "--speculative-num-steps", "3", "--speculative-eagle-topk", "1"]
     for seed in range(1, 100):
-        sim = build(argv, world=World(seed))
+        sim = build(argv, world=World(seed), accelerator="b200")
         if isinstance(sim, SimulatedEngine) and sim.fate == kind:
             break
     sim.engine.submit(SimRequest("a", 20_000, 5), 0.0)
-    drained(sim.engine)
+    sim.engine.advance(299.0)
     assert sim.engine.dead is dies
     assert sim.engine.hung is not dies
+    drained(sim.engine)
+    assert sim.engine.dead  # a hang is ended by the watchdog, after 300 s where nothing else was said
+
+
+EAGLE = ["--speculative-algorithm", "EAGLE", "--speculative-num-steps", "3", "--speculative-eagle-topk", "1"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "accelerator", "version", "fate"),
+    [
+        ([*FIT, "--attn-dp-size", "4"], "mi355x", None, "hang"),
+        ([*FIT, "--attn-dp-size", "4"], "b200", None, None),
+        ([*FIT, *EAGLE], "mi355x", None, None),
+        ([*FIT, *EAGLE], "mi355x", "0.5.16", None),
+        ([*FIT, *EAGLE], "mi355x", "0.5.14", "checkpoint"),
+        ([*FIT, *EAGLE, "--tp-size", "8"], "mi355x", "0.5.14", "crash_first_request"),
+    ],
+)
+def test_known_issues_of_the_engine_happen_in_every_world(argv, accelerator, version, fate):
+    precision = "fp8" if fate == "crash_first_request" else "mxfp4"
+    made = build(argv, accelerator=accelerator, engine_version=version, precision=precision)
+    assert (made.kind if isinstance(made, StartUpFailure) else made.fate) == fate
+
+
+@pytest.mark.parametrize("kind", ["oom_weights", "oom_kv", "checkpoint"])
+def test_a_failing_start_can_be_asked_for(kind):
+    failure = build(FIT, fail=kind)
+    assert isinstance(failure, StartUpFailure)
+    assert (failure.kind, failure.exit_code) == (kind, 137)
+    assert "Received sigquit" in failure.lines[-1][1]
+
+
+@pytest.mark.parametrize("kind", ["oom_runtime", "crash_first_request", "hang"])
+def test_a_failure_under_load_can_be_asked_for(kind):
+    sim = build(FIT, fail=kind)
+    assert isinstance(sim, SimulatedEngine)
+    sim.engine.submit(SimRequest("health", 1, 1), 0.0)
+    assert isinstance(drained(sim.engine)[-1], Finished)
+    sim.engine.submit(SimRequest("a", 20_000, 5), 10.0)
+    assert drained(sim.engine)[-1].kind == kind
+
+
+def test_an_unknown_failure_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match="did you mean 'oom_kv'"):
+        build(FIT, fail="oom_vk")
+
+
+def test_the_watchdog_ends_a_hang_with_its_words():
+    sim = build([*FIT, "--watchdog-timeout", "60"], fail="hang")
+    assert "watchdog timeout (self.watchdog_timeout=60" in died_serving("hang", sim.facts)[0]
+    sim.engine.submit(SimRequest("a", 20_000, 5), 0.0)
+    assert drained(sim.engine)[-1].at_s == pytest.approx(60, abs=0.1)
+
+
+def test_a_definition_serves_as_well_as_a_name():
+    own = {"name": "mi400", "like": "mi355x", "hbm_tb_s": 16.0}
+    model = {"name": "mine", "config": "glm-5.2", "tokens_per_verify": [1.9, 2.7, 3.4]}
+    sim = simulated_engine([*FIT, *EAGLE], accelerator=own, architecture=model, world=0, seed=1)
+    assert sim.engine.tokens_per_verify == 3.4
+    assert sim.plan.acc.name == "mi400"
 
 
 def test_the_world_changes_the_speed():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import random
+import statistics
 from collections import defaultdict
 from dataclasses import replace
 
@@ -376,6 +378,65 @@ def test_a_hang_stops_answering_without_a_word():
     assert engine.advance(1000.0) == []
 
 
+def test_a_watchdog_ends_a_hang():
+    engine = Engine(BASE, Steps(), 100_000, 1, 0.0, Trap("hang", 500), watchdog_s=300.0)
+    engine.submit(request("long", 600, 5), 10.0)
+    assert drain(engine) == [Died(pytest.approx(310.0), "hang")]
+    assert engine.dead
+
+
+# --- routing and the luck of drafts
+
+
+def groups_served(routing, requests, dp=2):
+    """Which prefix groups each replica computed: its prompt tokens that were not cached, by scheduler."""
+    engine = an_engine(dp=dp, routing=routing)
+    for index, (group, size) in enumerate(requests):
+        engine.submit(request(index, size, 2, group, size - 1), index * 1.0)
+        drain(engine)
+    return [engine.scheduler_counters(i) for i in range(dp)]
+
+
+def test_a_sticky_router_computes_a_prefix_once_and_round_robin_once_per_replica():
+    requests = [(group, 1000) for _ in range(4) for group in ("a", "b", "c")]
+    cold = {
+        r: sum(c.prompt_tokens - c.cached_tokens for c in groups_served(r, requests)) for r in ("sticky", "round-robin")
+    }
+    assert cold["sticky"] < 3 * 1000 + 12 * 10
+    assert cold["round-robin"] > 1.9 * cold["sticky"]
+
+
+def test_requests_without_a_prefix_go_in_turn_whatever_the_router():
+    counters = groups_served("sticky", [(None, 1)] * 6)
+    assert [c.finished for c in counters] == [3, 3]
+
+
+def test_least_requests_avoids_the_replica_that_is_busy():
+    engine = an_engine(dp=2, routing="least-requests", max_running_requests=1)
+    engine.submit(request("long", 100, 1000), 0.0)
+    for index in range(4):
+        engine.submit(request(index, 100, 2), 1.0 + index)
+        engine.advance(1.9 + index)
+    assert [engine.scheduler_counters(i).finished for i in range(2)] == [0, 4]
+
+
+def test_drafts_are_accepted_unevenly_around_the_mean():
+    def tokens_per_s(noise_sd):
+        engine = an_engine(steps=Steps(tokens_per_verify=2.5), noise_sd=noise_sd, speculation_steps=3)
+        spans = []
+        for index in range(60):
+            engine.submit(request(index, 100, 400), index * 10.0)
+            first, finished = drain(engine)
+            spans.append(399 / (finished.at_s - first.at_s))
+        return spans
+
+    even, uneven = tokens_per_s(0.0), tokens_per_s(1e-9)
+    assert statistics.stdev(even) < 0.01 * statistics.mean(even)
+    assert statistics.mean(uneven) == pytest.approx(statistics.mean(even), rel=0.04)
+    assert 0.06 < statistics.stdev(uneven) / statistics.mean(uneven) < 0.16
+    assert max(uneven) <= 4 / 2.5 * max(even)
+
+
 # --- invariants
 
 
@@ -406,10 +467,17 @@ configurations = st.fixed_dictionaries(
 
 
 @settings(max_examples=60, deadline=None)
-@given(loads(), configurations, st.sampled_from([1.0, 2.5]), st.integers(1000, 4000))
-def test_every_request_is_served_within_the_limits(arrivals, config, gain, capacity):
+@given(
+    loads(),
+    configurations,
+    st.sampled_from([1.0, 2.5]),
+    st.integers(1000, 4000),
+    st.sampled_from(["round-robin", "least-requests", "sticky"]),
+)
+def test_every_request_is_served_within_the_limits(arrivals, config, gain, capacity, routing):
     """All finish with all their tokens; batches and pools are never exceeded; everything is given back."""
-    engine = an_engine(capacity, steps=Steps(tokens_per_verify=gain), noise_sd=0.1, **config)
+    drafts = {"speculation_steps": 3 if gain > 1 else 0, "routing": routing}
+    engine = an_engine(capacity, steps=Steps(tokens_per_verify=gain), noise_sd=0.1, **config, **drafts)
     schedulers = engine.settings.schedulers
 
     def watch(engine):
@@ -448,7 +516,7 @@ def test_first_tokens_come_in_order_of_arrival_within_a_scheduler(arrivals, conf
 @given(loads(), configurations, st.lists(st.floats(0.001, 3.0), min_size=1, max_size=20))
 def test_how_finely_the_caller_advances_changes_nothing(arrivals, config, gaps):
     def run(times):
-        engine = an_engine(3000, noise_sd=0.1, steps=Steps(2.5, 0.001), **config)
+        engine = an_engine(3000, noise_sd=0.1, steps=Steps(2.5, 0.001), speculation_steps=3, **config)
         events = []
         pending = sorted(arrivals, key=lambda pair: pair[0])
         for at in times:
@@ -462,6 +530,24 @@ def test_how_finely_the_caller_advances_changes_nothing(arrivals, config, gaps):
     end = 10_000.0
     fine = [*itertools.accumulate(gaps * 3), end]
     assert sorted(run(fine)) == sorted(run([end]))
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(st.floats(2.0, 8.0), st.floats(1.3, 2.0), configurations)
+def test_a_higher_rate_never_lowers_the_p95_in_expectation(rate, factor, config):
+    def p95(rate):
+        found = []
+        for seed in range(6):
+            engine, rng, at = an_engine(seed=seed, noise_sd=0.02, **config), random.Random(seed), 0.0
+            for index in range(80):
+                at += rng.expovariate(rate)
+                engine.submit(request(index, 300, 20), at)
+            sent = {str(i): job.visible_s for i, (job, _) in enumerate(engine._jobs.values())}
+            waits = [e.at_s - sent[e.request_id] for e in drain(engine) if isinstance(e, FirstToken)]
+            found.append(sorted(waits)[int(0.95 * len(waits))])
+        return statistics.mean(found)
+
+    assert p95(rate * factor) >= 0.98 * p95(rate)
 
 
 def test_the_seed_decides_the_noise():

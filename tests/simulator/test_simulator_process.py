@@ -126,6 +126,8 @@ def free_port():
         ([*FIT, "--no-such-flag", "1"], 2, "sglang serve: error: unrecognized arguments: --no-such-flag 1"),
         ([*FIT, "--chunked-prefill-size", "1000"], 1, "AssertionError: chunked_prefill_size 1000 must be divisible"),
         ([*FIT, "--mem-fraction-static", "0.3"], -signal.SIGKILL, "Not enough memory. Please try to increase"),
+        ([*FIT, "--tp-size", "3"], -signal.SIGKILL, "AssertionError: 154880 is not divisible by 3"),
+        (["--fail", "checkpoint", *FIT], -signal.SIGKILL, "loaded_weight.shape="),
     ],
 )
 def test_failed_starts_end_with_sglangs_codes(argv, code, sign):
@@ -145,6 +147,17 @@ def test_a_crash_under_load_kills_the_process_and_cuts_the_connection():
         assert any("torch.OutOfMemoryError: HIP out of memory" in line for line in child.lines)
 
 
+def test_a_hang_that_was_asked_for_ends_by_the_watchdog():
+    argv = ("--fail", "hang", *FIT, "--watchdog-timeout", "1")
+    with start(*argv) as child, httpx.Client(timeout=30, trust_env=False) as client:
+        url = ready(child)
+        assert client.post(f"{url}/v1/completions", json={"prompt": "hello", "max_tokens": 1}).status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.post(f"{url}/v1/completions", json={"prompt": list(range(4000)), "max_tokens": 5})
+        assert child.end() == -signal.SIGKILL
+        assert any("watchdog timeout (self.watchdog_timeout=1" in line for line in child.lines)
+
+
 def test_a_taken_port_ends_with_code_1():
     with start(*FIT) as first:
         port = ready(first).rsplit(":", 1)[1]
@@ -160,6 +173,7 @@ def test_a_taken_port_ends_with_code_1():
         (["--model-path", "m"], 2, "--accelerator is needed"),
         (["--accelerator", "mi355"], 2, "did you mean 'mi355x'"),
         (["--accelerator", "mi355x", "--world", "x"], 2, "--world needs a number"),
+        (["--accelerator", "mi355x", "--fail", "oom", *FIT], 2, "--fail oom: no such failure"),
         (["--accelerator", "mi355x", "--startup-scale", "0"], 2, "sglang serve: error: "),
         (["--accelerator", "mi355x", "--startup-scale", "0", *FIT, "--ep", "8"], 1, "ValueError: "),
     ],

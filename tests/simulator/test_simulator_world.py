@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 import tuner
+from tuner.model.catalogue import GIB, accelerator, architecture
+from tuner.model.memory import plan_memory
 from tuner.model.settings import EngineSettings
-from tuner.simulator.world import Cliff, DistortedSteps, MemoryMargin, World
+from tuner.simulator.world import SLOW_NODE_FACTOR, SLOW_NODE_SHARE, Cliff, DistortedSteps, World
 
 BASE = EngineSettings(tp=4, precision="mxfp4", max_running_requests=128)
-ROOM = MemoryMargin(after_weights_gib=100.0, kv_tokens=1_000_000, runtime_gib=20.0)
+ROOM = plan_memory(architecture("glm-5.2"), accelerator("mi355x"), BASE, 21_000)
 WORLDS = [World(seed) for seed in range(1, 201)]
 
 
@@ -38,7 +40,20 @@ def test_world_zero_is_the_model():
     assert (steps.prefill_s(8, 1.0, 2), steps.decode_s(3, 1.0), steps.tokens_per_verify) == (3.0, 0.03, 2.99)
     assert steps.request_overhead_s == 0.015
     assert (world.memory_shift_gib, world.cliffs, world.incompatible) == (0.0, (), {})
-    assert world.fate(BASE, ROOM) is None
+    assert world.memory_fate(ROOM) is None
+    assert world.incompatibility(BASE) is None
+    assert world.node_factor("trial-1") == 1.0
+
+
+def test_one_start_in_so_many_lands_on_a_slow_node():
+    factors = [world.node_factor(f"trial-{i}") for world in WORLDS for i in range(20)]
+    slow = [f for f in factors if f != 1.0]
+    assert len(slow) / len(factors) == pytest.approx(SLOW_NODE_SHARE, rel=0.2)
+    assert SLOW_NODE_FACTOR[0] <= min(slow) < max(slow) <= SLOW_NODE_FACTOR[1]
+    assert World(3).node_factor("x") == World(3).node_factor("x")
+    start = next(f"trial-{i}" for i in range(100) if WORLDS[0].node_factor(f"trial-{i}") > 1)
+    slowed, usual = (DistortedSteps(Steps(), WORLDS[0], BASE, name) for name in (start, ""))
+    assert slowed.decode_s(4, 1.0) / usual.decode_s(4, 1.0) == pytest.approx(WORLDS[0].node_factor(start))
 
 
 def test_a_world_is_the_same_in_every_process():
@@ -118,29 +133,39 @@ def test_an_unchunked_prefill_is_as_long_as_its_token_cap():
     assert World(5).factor("prefill", off) == World(5).factor("prefill", replace(BASE, chunked_prefill_tokens=16384))
 
 
+def with_free(after_weights_gib=None, kv_tokens=None, runtime_gib=None):
+    """The plan with another margin at one place."""
+    if after_weights_gib is not None:
+        weights = ROOM.acc.hbm_bytes - ROOM.runtime_bytes - after_weights_gib * GIB
+        return replace(ROOM, weights_bytes=weights)
+    if kv_tokens is not None:
+        return replace(ROOM, kv_capacity_tokens=kv_tokens)
+    return replace(ROOM, workspace_bytes=ROOM.workspace_bytes + (ROOM.dynamic_margin_gib - runtime_gib) * GIB)
+
+
 @pytest.mark.parametrize(
-    ("margin", "fate"),
+    ("change", "fate"),
     [
-        (ROOM, None),
-        (replace(ROOM, after_weights_gib=-0.1), "oom_weights"),
-        (replace(ROOM, kv_tokens=0), "oom_kv"),
-        (replace(ROOM, runtime_gib=-0.1), "oom_runtime"),
+        ({"after_weights_gib": 100.0}, None),
+        ({"after_weights_gib": -0.1}, "oom_weights"),
+        ({"kv_tokens": 0}, "oom_kv"),
+        ({"runtime_gib": -0.1}, "oom_runtime"),
     ],
 )
-def test_memory_decides_the_fate_first(margin, fate):
-    assert World(0).fate(BASE, margin) == fate
+def test_memory_that_is_missing_is_named(change, fate):
+    assert World(0).memory_fate(with_free(**change)) == fate
 
 
 def test_hidden_memory_shift_moves_the_border():
     hungry = next(world for world in WORLDS if world.memory_shift_gib > 2)
     frugal = next(world for world in WORLDS if world.memory_shift_gib < -2)
     assert all(abs(world.memory_shift_gib) <= 6 for world in WORLDS)
-    assert hungry.fate(BASE, replace(ROOM, runtime_gib=1.0)) == "oom_runtime"
-    assert frugal.fate(BASE, replace(ROOM, runtime_gib=-1.0)) is None
+    assert hungry.memory_fate(with_free(runtime_gib=1.0)) == "oom_runtime"
+    assert frugal.memory_fate(with_free(runtime_gib=-1.0)) is None
 
 
 def test_one_or_two_combinations_do_not_work_and_plain_ones_always_do():
     bad = replace(BASE, attn_dp=4, ep=4, speculation_steps=5, chunked_prefill_tokens=16384, max_running_requests=256)
     assert all(1 <= len(world.incompatible) <= 2 for world in WORLDS)
-    assert {World(s).fate(bad, ROOM) for s in range(1, 60)} >= {"crash_first_request", "hang"}
-    assert all(world.fate(BASE, ROOM) is None for world in WORLDS)
+    assert {World(s).incompatibility(bad) for s in range(1, 60)} >= {"crash_first_request", "hang"}
+    assert all(world.incompatibility(BASE) is None for world in WORLDS)

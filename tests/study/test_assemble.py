@@ -126,6 +126,37 @@ def test_where_it_runs_belongs_to_the_identity(tmp_path, where):
     assert identity(space, where) == json.loads(json.dumps(identity(space, where)))
 
 
+OWN = (
+    ("pools:\n", "accelerators:\n  mi400: {like: mi355x, hbm_tb_s: 19.6}\npools:\n"),
+    ("accelerator: mi355x", "accelerator: mi400"),
+    ("glm-5.2}\n", "mine}\narchitectures:\n  mine: {config: glm-5.2, tokens_per_verify: [1.9]}\n"),
+)
+
+
+@pytest.mark.parametrize("edit", [("hbm_tb_s: 19.6", "hbm_tb_s: 18.6"), ("[1.9]", "[1.8]")])
+def test_own_definitions_change_a_prediction_and_no_measurement(tmp_path, edit):
+    """With the simulated engine the measurement is the prediction."""
+    for where, changes in ((HERE, True), (Where(simulated=False), False)):
+        one = identity(open_space(str(small_space(tmp_path, *OWN))), where)
+        other = identity(open_space(str(small_space(tmp_path, *OWN, edit))), where)
+        assert one == json.loads(json.dumps(one))
+        assert (one != other) is changes
+
+
+def test_an_unused_definition_is_nothing_to_a_study(tmp_path):
+    unused = ("pools:\n", "accelerators:\n  mi400: {like: mi355x, hbm_tb_s: 19.6}\npools:\n")
+    plain, more = (identity(open_space(str(small_space(tmp_path, *e))), HERE) for e in ((), (unused,)))
+    assert plain == more
+
+
+def test_own_definitions_travel_with_a_trial(tmp_path):
+    points = evaluate(open_space(str(small_space(tmp_path, *OWN))))
+    spec = problem(points).make_spec(points.valid[0].config, "s-0", 1, 5, None, None)
+    context = TrialSpec.from_json(json.loads(json.dumps(spec.as_json()))).context
+    assert context["accelerator"] == {"name": "mi400", "like": "mi355x", "hbm_tb_s": 19.6}
+    assert context["architecture"] == {"name": "mine", "config": "glm-5.2", "tokens_per_verify": [1.9]}
+
+
 def problem(points, **changes):
     how = {"name": "s", "where": HERE, "trials": None, "deadlines": Deadlines()}
     return problem_of(points, **how | changes)

@@ -126,6 +126,59 @@ def test_unknown_hardware_and_models_are_told_together_with_their_places(tmp_pat
     assert "space.yaml:6:18: pools.mi355x.accelerator: unknown accelerator 'mi999'" in said[1]
 
 
+OWN_ACCELERATOR = """accelerators:
+  mi400: {like: mi355x, hbm_tb_s: 19.6, tflops: {bf16: 5000, fp8: 10000, fp4: 20000}}
+pools:
+"""
+OWN_ARCHITECTURE = """architecture: mine}
+architectures:
+  mine: {config: glm-5.2, tokens_per_verify: [1.9, 2.7, 3.4]}
+"""
+OWN = (
+    ("pools:\n", OWN_ACCELERATOR),
+    ("accelerator: mi355x", "accelerator: mi400"),
+    ("architecture: glm-5.2}\n", OWN_ARCHITECTURE),
+)
+
+
+def test_a_file_brings_its_own_hardware_and_models(tmp_path):
+    usual, own = evaluated(tmp_path), evaluated(tmp_path, *OWN)
+    machine = Machine(own.space)
+    assert machine.architecture.acceptance == (1.9, 2.7, 3.4)
+    assert machine.of("mi355x")[0].name == "mi400"
+    assert len(own.valid) == len(usual.valid)
+    assert own.valid[0].prediction.capacity_req_per_s > 1.2 * usual.valid[0].prediction.capacity_req_per_s
+
+
+@pytest.mark.parametrize(
+    ("edits", "said"),
+    [
+        ((OWN[0], ("like: mi355x", "like: mi35x"), *OWN[1:]), ":7:17: accelerators.mi400.like: unknown accelerator"),
+        ((OWN[0], ("like: mi355x, ", ""), *OWN[1:]), ":7:10: accelerators.mi400: without `like` it needs vendor"),
+        (
+            (OWN[0], ("hbm_tb_s", "hbm_tbs"), *OWN[1:]),
+            "accelerators.mi400.hbm_tbs: unknown key; did you mean 'hbm_tb_s'",
+        ),
+        ((OWN[0], ("mi400:", "b200:"), *OWN[1:]), "accelerators.b200: the catalogue has an accelerator b200 already"),
+        ((*OWN, ("[1.9,", "[2.9,")), "architectures.mine: tokens_per_verify must not fall"),
+        ((*OWN, ("[1.9, 2.7", "[1.9, 3.1")), "architectures.mine: tokens_per_verify: k drafts gain at most k + 1"),
+        (
+            (*OWN, ("config: glm-5.2", "config: glm-9")),
+            ":5:18: architectures.mine.config: unknown architecture 'glm-9'",
+        ),
+        (
+            (*OWN, ("config: glm-5.2", "config: {hidden_size: 8}")),
+            "architectures.mine.config: the config of mine: lacks",
+        ),
+        ((*OWN, ("accelerator: mi400", "accelerator: mi401")), "did you mean 'mi400'"),
+    ],
+)
+def test_mistakes_of_own_definitions_are_told_with_their_place(tmp_path, edits, said):
+    with pytest.raises(SpaceError) as caught:
+        evaluated(tmp_path, *edits)
+    assert said in str(caught.value)
+
+
 def test_progress_counts_up_to_the_whole_grid(tmp_path):
     told = []
     space = open_space(str(small_space(tmp_path)))
@@ -250,6 +303,6 @@ def test_an_architecture_is_found_beside_the_space_file(tmp_path):
     """A path in the file means what lies beside the file, wherever the command is run."""
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     space = open_space(str(small_space(tmp_path, ("glm-5.2", "config.json"))))
-    assert str(tmp_path / "config.json") == module.architecture_name(space)
+    assert str(tmp_path / "config.json") == space.architecture_said()
     with pytest.raises(SpaceError, match=r"space.yaml:3:23: model.architecture: .*config.json"):
         evaluate(space)

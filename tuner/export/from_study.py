@@ -5,7 +5,7 @@ from __future__ import annotations
 from tuner.errors import NothingFeasible, UsageError
 from tuner.export.target import Target, Volume
 from tuner.export.winner import Alternative, Figures, Winner
-from tuner.model.catalogue import accelerator
+from tuner.model.definition import accelerator_of
 from tuner.space.schema import Volume as VolumeSpec
 from tuner.space.space import Space
 from tuner.study import summary as study
@@ -74,7 +74,7 @@ def target_of(space: Space, pool_name: str) -> Target:
     pool = space.spec.pools.get(pool_name)
     if pool is None:
         raise UsageError(f"{space.file}: has no pool {pool_name}; the study was made with one")
-    acc = accelerator(pool.accelerator)
+    acc = accelerator_of(space.accelerator_said(pool_name))
     return Target(
         vendor=acc.vendor,
         gpu_resource=acc.resource_name,

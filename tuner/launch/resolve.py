@@ -71,6 +71,9 @@ _PARALLEL_EXTRAS = frozenset(
 )
 _MOE = frozenset(("moe-runner-backend", "moe-a2a-backend"))
 
+# Methods that look at the schedulers' load; `auto` and the rest deal requests out in turn (serving_hook.py).
+_BALANCED = ("total_requests", "total_tokens")
+
 # memory_hook.py, in MB.
 _META_MB = 512
 _ACTIVATION_MB_PER_TOKEN = 1.5
@@ -154,7 +157,9 @@ def resolve(
         decode_graph_max_batch=graph_cap,
         mixed_chunk=bool(get("enable-mixed-chunk")) and not steps,
         radix_cache=not get("disable-radix-cache"),
+        overlap=not get("disable-overlap-schedule"),
         stream_interval=get("stream-interval", 1),
+        routing="least-requests" if get("load-balance-method") in _BALANCED else "round-robin",
     )
 
 

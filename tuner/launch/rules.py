@@ -26,18 +26,6 @@ _DRAFTS_BY_STEPS = ("EAGLE", "EAGLE3", "NEXTN", "STANDALONE")
 _MODELLED_SPECULATION = (*_DRAFTS_BY_STEPS, "NGRAM")
 _LEAST_MEM_FRACTION, _MOST_MEM_FRACTION = 0.5, 0.95
 
-# Precisions with real kernels. MXFP4 (Quark) needs gfx950; NVFP4 needs Blackwell; AMD documents Quark MXFP4 for
-# MI350/MI355 only; gfx942 and Hopper have no FP4 units. Sources: model cards amd/GLM-5.2-MXFP4 and
-# nvidia/GLM-5.2-NVFP4, sglang's GLM-5.2 cookbook, srt/configs/model_config.py of 0.5.23.
-_PRECISIONS: Mapping[str, frozenset[str]] = {
-    "mi355x": frozenset(("bf16", "fp8", "mxfp4")),
-    "mi325x": frozenset(("bf16", "fp8")),
-    "mi300x": frozenset(("bf16", "fp8")),
-    "h200": frozenset(("bf16", "fp8")),
-    "b200": frozenset(("bf16", "fp8", "nvfp4")),
-    "b300": frozenset(("bf16", "fp8", "nvfp4")),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -101,8 +89,8 @@ def _chunk(p: Point) -> str | None:
 
 
 def _hardware(p: Point) -> str | None:
-    allowed, precision = _PRECISIONS.get(p.platform.name), p.settings.precision
-    if allowed is None or precision in allowed:
+    allowed, precision = p.platform.precisions, p.settings.precision
+    if precision in allowed:
         return None
     return f"{precision} weights do not run on {p.platform.name}, which takes {', '.join(sorted(allowed))}"
 

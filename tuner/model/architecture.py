@@ -20,7 +20,8 @@ class Architecture:
 
     For `mla`, `head_dim` is the non-rotary query dimension, `rope_dim` the rotary one and `latent_dim` the rank of
     the KV latent. `index_layers` counts the layers with an indexer of their own (sparse attention, `index_topk`
-    tokens attended); 0 means full attention. Without experts every layer has the dense feed-forward.
+    tokens attended); 0 means full attention. Without experts every layer has the dense feed-forward. `acceptance` is a
+    user's own curve of tokens per verify step by drafts; without one `acceptance_curve` names a published one.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Architecture:
     index_dim: int = 0
     index_topk: int = 0
     tied_embeddings: bool = False
+    acceptance: tuple[float, ...] = ()
 
     # ---- parameters -------------------------------------------------------------------------------------------
 

@@ -127,6 +127,7 @@ def step_table(arch: Architecture, acc: Accelerator, settings: Sequence[EngineSe
             s.speculation_steps,
             s.draft_tokens,
             s.decode_graph_max_batch,
+            s.overlap,
         )
         if key not in index:
             index[key] = len(entries)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -37,6 +37,7 @@ class Accelerator:
 
     `flops_per_s` is dense, by number format; a format that is missing is not native. `scaleup_bytes_per_s` is per
     GPU in one direction, `collective_latency_s` one hop of a collective. What software makes of it: `calibration`.
+    A user's own entry has no published price: its pool says one.
     """
 
     name: str
@@ -47,8 +48,16 @@ class Accelerator:
     flops_per_s: tuple[tuple[str, float], ...]
     scaleup_bytes_per_s: float
     collective_latency_s: float
-    price: PriceRange
+    compute_capability: float
+    price: PriceRange | None
     source: str
+
+    @property
+    def precisions(self) -> frozenset[str]:
+        """Weights that run natively here: MXFP4 has kernels on AMD's FP4 units, NVFP4 on NVIDIA's."""
+        fp4 = {"amd": "mxfp4", "nvidia": "nvfp4"}[self.vendor]
+        native = dict(self.flops_per_s)
+        return frozenset({"bf16"} | ({"fp8"} & native.keys()) | ({fp4} if "fp4" in native else set()))
 
     def flops(self, number_format: str) -> float:
         """Dense FLOP/s; a format without native support runs at bf16 speed (weights are unpacked first)."""
@@ -56,12 +65,12 @@ class Accelerator:
         return table.get(number_format, table["bf16"])
 
 
-def accelerator(name: str) -> Accelerator:
-    """The catalogue entry, whatever the case of `name`. Raises UsageError with the nearest names."""
+def accelerator(name: str, *, also: Iterable[str] = ()) -> Accelerator:
+    """The catalogue entry, whatever the case of `name`. Raises UsageError with the nearest names, `also` among them."""
     entries = _data("accelerators.json")["accelerators"]
     key = name.strip().lower()
     if key not in entries:
-        raise UsageError(f"unknown accelerator {name!r}; {_suggest(key, entries)}")
+        raise UsageError(f"unknown accelerator {name!r}; {_suggest(key, [*entries, *also])}")
     return _accelerator(key)
 
 
@@ -70,7 +79,7 @@ def accelerators() -> tuple[str, ...]:
     return tuple(_data("accelerators.json")["accelerators"])
 
 
-def architecture(name_or_path: str) -> Architecture:
+def architecture(name_or_path: str, *, also: Iterable[str] = ()) -> Architecture:
     """A catalogue name (`glm-5.2`), or the path of a Hugging Face config.json. Raises UsageError."""
     key = name_or_path.strip().lower()
     doc = _data("architectures.json")
@@ -80,7 +89,7 @@ def architecture(name_or_path: str) -> Architecture:
     path = Path(name_or_path).expanduser()
     if path.suffix == ".json" or path.exists():
         return read_config(path)
-    names = [*doc["architectures"], *doc["aliases"]]
+    names = [*doc["architectures"], *doc["aliases"], *also]
     raise UsageError(f"unknown architecture {name_or_path!r}; {_suggest(key, names)} or give the path of a config.json")
 
 
@@ -98,7 +107,9 @@ def tokens_per_verify(arch: Architecture, steps: int) -> float:
     if steps <= 0:
         return 1.0
     doc = _data("acceptance.json")
-    curve: list[float] = doc["curves"][arch.acceptance_curve or doc["default"]]["tokens_per_verify"]
+    curve: Sequence[float] = (
+        arch.acceptance or doc["curves"][arch.acceptance_curve or doc["default"]]["tokens_per_verify"]
+    )
     return curve[min(steps, len(curve)) - 1]
 
 
@@ -131,6 +142,7 @@ def _accelerator(key: str) -> Accelerator:
         flops_per_s=tuple((fmt, tera * 1e12) for fmt, tera in raw["tflops"].items()),
         scaleup_bytes_per_s=raw["scaleup_gb_s"] * 1e9,
         collective_latency_s=raw["collective_latency_us"] * 1e-6,
+        compute_capability=raw["compute_capability"],
         price=PriceRange(price["low"], price["high"], price["as_of"], doc["price_source"]),
         source=doc["spec_source"],
     )

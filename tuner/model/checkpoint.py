@@ -37,6 +37,18 @@ QUANTIZATION: dict[Precision, Quantization] = {
 }
 
 
+# Where there are no experts to quantise, published FP4 checkpoints quantise every projection of the layers instead.
+_DENSE: dict[Precision, Quantization] = QUANTIZATION | {
+    "mxfp4": Quantization(4.25, 4.25, 4.25, 16, "fp4", "fp4"),
+    "nvfp4": Quantization(4.5, 4.5, 4.5, 16, "fp4", "fp4"),
+}
+
+
+def quantization(arch: Architecture, precision: Precision) -> Quantization:
+    """The usual widths of a checkpoint of this architecture and precision."""
+    return (QUANTIZATION if arch.experts else _DENSE)[precision]
+
+
 @dataclass(frozen=True, slots=True)
 class WeightPart:
     """`params` parameters of `bits` each, spread over `gpus` GPUs."""
@@ -58,7 +70,7 @@ def weight_parts(arch: Architecture, settings: EngineSettings) -> tuple[WeightPa
 
 @lru_cache(maxsize=512)
 def _parts(arch: Architecture, precision: Precision, tp: int, attn_dp: int, draft: bool) -> tuple[WeightPart, ...]:  # noqa: FBT001 - a cache key
-    q = QUANTIZATION[precision]
+    q = quantization(arch, precision)
     group = max(1, tp // attn_dp)  # attention, embedding and head are sharded inside one attention group only
     attention = arch.layers * arch.attention_params_per_layer - arch.low_rank_params
     parts = [

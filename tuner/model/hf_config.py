@@ -14,7 +14,8 @@ from typing import Any
 from tuner.errors import UsageError
 from tuner.model.architecture import Architecture
 
-_EXPERT_KEYS = ("n_routed_experts", "num_experts", "num_local_experts")
+_EXPERT_KEYS = ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts")
+_TIED = ("gemma", "cohere", "qwen2_vl_text")  # families whose configs say nothing and tie embedding and head
 _UNPRICED = ("ssm_cfg", "mamba_d_state", "linear_num_value_heads", "rwkv")
 
 
@@ -50,7 +51,7 @@ def read_config(path: Path) -> Architecture:
     try:
         doc = json.loads(file.read_text(encoding="utf-8"))
     except OSError as exc:
-        raise UsageError(f"{file}: cannot read the model's config: {exc.strerror}; check model.architecture") from exc
+        raise UsageError(f"{file}: cannot read the model's config: {exc.strerror}; check the path") from exc
     except ValueError as exc:
         raise UsageError(f"{file}: not a JSON document ({exc}); expected a Hugging Face config.json") from exc
     if not isinstance(doc, dict):
@@ -64,7 +65,7 @@ def from_config(
 ) -> Architecture:
     """The architecture a config document describes. Raises UsageError that names `where` and the missing key."""
     inner = doc.get("text_config")  # multimodal wrappers keep the decoder inside
-    config = _Config(inner if isinstance(inner, Mapping) else doc, where)
+    config = _Config({**doc, **inner} if isinstance(inner, Mapping) else doc, where)
     _refuse_unpriced(config)
     fields: dict[str, Any] = {
         "layers": _positive(config, "num_hidden_layers"),
@@ -73,12 +74,17 @@ def from_config(
         "heads": _positive(config, "num_attention_heads"),
         "max_context_tokens": config.need("max_position_embeddings"),
         "mtp_layers": config.get("num_nextn_predict_layers"),
-        "tied_embeddings": bool(config.doc.get("tie_word_embeddings", False)),
+        "tied_embeddings": _tied(config),
     }
     fields.update(_attention(config, fields["hidden"], fields["heads"]))
     fields.update(_feed_forward(config, fields["layers"]))
     fields.update(_indexer(config, fields["layers"]))
     return Architecture(name=name, source=source, acceptance_curve=acceptance_curve, **fields)
+
+
+def _tied(config: _Config) -> bool:
+    said = config.doc.get("tie_word_embeddings")
+    return str(config.doc.get("model_type", "")).startswith(_TIED) if said is None else bool(said)
 
 
 def _positive(config: _Config, name: str) -> int:
@@ -118,24 +124,53 @@ def _attention(config: _Config, hidden: int, heads: int) -> dict[str, Any]:
 def _feed_forward(config: _Config, layers: int) -> dict[str, int]:
     experts = config.get(*_EXPERT_KEYS)
     if not experts:
+        _refuse_unread_experts(config)
         return {"dense_ffn": config.need("intermediate_size"), "dense_layers": layers}
     expert_ffn = config.need("moe_intermediate_size", "intermediate_size")
-    shared = config.get("shared_expert_intermediate_size", default=config.get("n_shared_experts") * expert_ffn)
+    shared = config.get("shared_expert_intermediate_size", default=_shared_experts(config) * expert_ffn)
     return {
         "experts": experts,
-        "experts_per_token": config.need("num_experts_per_tok", "moe_top_k"),
+        "experts_per_token": config.need("num_experts_per_tok", "moe_top_k", "moe_k"),
         "expert_ffn": expert_ffn,
         "shared_ffn": shared,
-        "dense_ffn": config.need("intermediate_size"),
+        "dense_ffn": config.need("intermediate_size_mlp", "intermediate_size"),
         "dense_layers": _dense_layers(config, layers),
     }
 
 
+def _shared_experts(config: _Config) -> int:
+    """Shared experts of a layer; Llama 4 has one and no key for it."""
+    llama4 = str(config.doc.get("model_type", "")).startswith("llama4")
+    return config.get("n_shared_experts", "moe_num_shared_experts", default=int(llama4))
+
+
+def _refuse_unread_experts(config: _Config) -> None:
+    """Experts under names we do not read would be priced as a small dense model."""
+    nested = config.doc.get("ffn_config")  # DBRX
+    holders = [config.doc, nested] if isinstance(nested, Mapping) else [config.doc]
+    unread = [k for doc in holders for k, v in doc.items() if "expert" in k and (isinstance(v, list) or _many(v))]
+    if unread:
+        raise UsageError(
+            f"{config.where}: {unread[0]} speaks of experts, but none of {', '.join(_EXPERT_KEYS)} is there; "
+            "give their number under one of these names"
+        )
+
+
+def _many(value: Any) -> bool:
+    return isinstance(value, int) and value > 1
+
+
 def _dense_layers(config: _Config, layers: int) -> int:
-    """Layers without experts, by the conventions of DeepSeek (`first_k_dense_replace`) and Qwen (`mlp_only_layers`)."""
+    """Layers without experts: a list of marks, or DeepSeek's `first_k_dense_replace` and Qwen's `mlp_only_layers`."""
+    marks = config.doc.get("moe_layer_freq")
+    if isinstance(marks, list):
+        return sum(1 for mark in marks[:layers] if not mark)
+    moe = config.doc.get("moe_layers")
+    if isinstance(moe, list):
+        return layers - len(moe)
     first = min(config.get("first_k_dense_replace"), layers)
     only = set(config.doc.get("mlp_only_layers") or ())
-    every = config.get("moe_layer_freq", "decoder_sparse_step", default=1) or 1
+    every = config.get("moe_layer_freq", "decoder_sparse_step", "interleave_moe_layer_step", default=1) or 1
     return sum(1 for i in range(layers) if i < first or i in only or (every > 1 and (i + 1) % every))
 
 

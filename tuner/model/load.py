@@ -92,17 +92,30 @@ class LoadCurves:
         self._shared = cached * (workload.cached_fraction * self._asked)
         self._asked_cv2, self._out_cv2 = length_cv2(workload.input_tokens), length_cv2(outputs)
         self._stretch = length_p95(workload.input_tokens) / self._asked
-        # the engine hands requests to its schedulers in turn: each sees every n-th arrival of a Poisson stream
-        poisson = workload.arrivals == "poisson"
-        self._streams = self._dp if poisson else np.full_like(self._dp, _EVEN_STREAMS)
-        self._replica_cv2 = (1.0 if poisson else 0.0) / self._dp
-        self._slot_cv2 = self._replica_cv2 / self._ranks
+        self._fold_routing(settings)
         self._chunk = _column(settings, lambda s: chunk_tokens(s, workload.max_context_tokens))
         self._mixed = _column(settings, lambda s: s.mixed_chunk)
         running, by_kv = _column(settings, max_running), self._running_by_kv()
         self.batch_cap = np.maximum(1.0, np.minimum(running, by_kv))
         self.kv_bound = by_kv < running
         self._fold_decode()
+
+    def _fold_routing(self, settings: Sequence[EngineSettings]) -> None:
+        """What one scheduler gets of the traffic: its prefix groups, and how unevenly its requests come.
+
+        Dealt out in turn, it sees every n-th arrival of all groups. A sticky router gives it every n-th group, whose
+        requests come at random; the scheduler with the most groups is the first to be full (`_skew` x the mean load).
+        """
+        sticky = _column(settings, lambda s: s.routing == "sticky") * (self._shared > 0)
+        groups = np.full_like(self._dp, self._workload.prefix_groups)
+        own = np.ceil(groups / self.schedulers)
+        self._groups = np.where(sticky, own, groups)
+        self._skew = np.where(sticky, own * self.schedulers / groups, 1.0)
+        poisson = self._workload.arrivals == "poisson"
+        in_turn, at_random = (self._dp, 1.0) if poisson else (_EVEN_STREAMS, 1.0 - 1.0 / self.schedulers)
+        self._streams = np.where(sticky * at_random, 1, in_turn)
+        self._replica_cv2 = np.where(sticky, at_random, (1.0 if poisson else 0.0) / self._dp)
+        self._slot_cv2 = self._replica_cv2 / np.where(sticky, 1.0, self._ranks)
 
     @property
     def schedulers(self) -> Column:
@@ -123,14 +136,14 @@ class LoadCurves:
         One copy of a prefix per group once all groups run, one per request before that.
         """
         shared, private = self._shared, self._asked - self._shared + self._out
-        groups = self._workload.prefix_groups
+        groups = self._groups
         return np.maximum((self._kv_tokens - groups * shared) / private, self._kv_tokens / (private + shared))
 
     def _hit(self, batch: Column) -> Column:
         """Share of requests whose prefix is cached when `batch` requests run on the scheduler."""
         private = self._asked - self._shared
         free = self._kv_tokens - batch * (private + self._out / 2)
-        return prefix_hit_share(free, batch, self._workload.prefix_groups, self._shared, private + self._out)
+        return prefix_hit_share(free, batch, self._groups, self._shared, private + self._out)
 
     # ---- prefill ----------------------------------------------------------------------------------------------
 
@@ -182,7 +195,7 @@ class LoadCurves:
     # ---- operating points -------------------------------------------------------------------------------------
 
     def at(self, batch: Column) -> LoadPoint:
-        """The point where `batch` requests run on each scheduler on average."""
+        """The point where `batch` requests run on each scheduler on average (sticky: on the busiest)."""
         prompt = self._prompt(self._hit(batch))
         step_s = self._model.decode_s(np.maximum(1.0, batch), self._decode_context)
         decoded = self._decoded(prompt, batch)
@@ -226,7 +239,7 @@ class LoadCurves:
         all requests that have a place; whoever has none waits for one to end. A prefill step takes the prompts of the
         requests that ended in the same decode step: x / (1 - e^-x) of them for x ends a step.
         """
-        each = concurrency / self.schedulers
+        each = concurrency / self.schedulers * self._skew
         batch = np.clip(each, 1.0, self.batch_cap)
         prompt = self._prompt(self._hit(batch))
         step_s = self._model.decode_s(batch, self._decode_context)
@@ -246,7 +259,7 @@ class LoadCurves:
         # with 5 % or more of a prompt's time another one went first
         slow = np.where(placed * prefill_s * ends / count > 0.05 * step_s, 0.5 * ends / (ends + 1) * prompt.lone_s, 0.0)
         return point._replace(
-            rate=rate * self._dp,
+            rate=rate * self._dp / self._skew,
             ttft_p50_s=first_s,
             ttft_p95_s=first_s + slow + prefill_s * (prompt.new_p95 / prompt.new - 1),
             tpot_s=tpot,
@@ -279,7 +292,7 @@ class LoadCurves:
         ttft_p95 = before_s + prefill_s + np.sqrt(queued * queued + slot * slot + longer * longer)
         tpot_p95 = tpot + self._step_slope * np.minimum(spread, np.maximum(0.0, self.batch_cap - batch)) / gain
         return LoadPoint(
-            rate=rate * self._dp,
+            rate=rate * self._dp / self._skew,
             batch=batch,
             ttft_p50_s=before_s + median_prefill_s + self._queued_s(prompt, rate, busy, prefill_s, 0.5),
             ttft_p95_s=ttft_p95,

@@ -81,7 +81,7 @@ def slot_wait_s(sigmas_free: ArrayLike, free_rate: ArrayLike, variation: ArrayLi
 
 
 def prefix_hit_share(
-    free_tokens: ArrayLike, running: ArrayLike, groups: int, shared: ArrayLike, private: ArrayLike
+    free_tokens: ArrayLike, running: ArrayLike, groups: ArrayLike, shared: ArrayLike, private: ArrayLike
 ) -> Column:
     """Share of requests that find their group's prefix in an LRU pool (Che's approximation).
 
@@ -90,6 +90,7 @@ def prefix_hit_share(
     requests' own tokens holds groups x shared x (1 - e^-(running/groups + x)) + groups x private x.
     """
     shared, private = np.asarray(shared, dtype=np.float64), np.asarray(private, dtype=np.float64)
+    groups = np.asarray(groups, dtype=np.float64)
     pinned = np.exp(-np.asarray(running, dtype=np.float64) / groups)  # share of groups nobody runs in
     space = np.asarray(free_tokens, dtype=np.float64) / groups
     x = np.maximum(0.0, space - shared) / private  # from below: the left side is concave and increases

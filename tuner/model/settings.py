@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Precision = Literal["bf16", "fp8", "mxfp4", "nvfp4"]
+Routing = Literal["round-robin", "least-requests", "sticky"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,8 @@ class EngineSettings:
     `chunked_prefill_tokens` is what one scheduler works with (already divided by `attn_dp`), -1 when chunking is off.
     `max_running_requests` is the value given to one replica, before the engine divides it by `attn_dp`; None: the
     engine's own default. `mem_fraction` is the share of HBM for weights and KV cache. `speculation_steps` 0: off.
-    `decode_graph_max_batch` is per scheduler.
+    `decode_graph_max_batch` is per scheduler. `overlap`: the next step is scheduled while this one runs. `routing`: how
+    requests find their scheduler; `sticky` (a prefix stays where it was) is a router's in front of the engine.
     """
 
     tp: int
@@ -43,7 +45,9 @@ class EngineSettings:
     decode_graph_max_batch: int = 512
     mixed_chunk: bool = False
     radix_cache: bool = True
+    overlap: bool = True
     stream_interval: int = 1
+    routing: Routing = "round-robin"
 
     @property
     def gpus(self) -> int:

@@ -39,12 +39,7 @@ def standard_settings(
     Raises:
         UsageError: a layout that cannot be.
     """
-    if attn_dp < 1 or tp % attn_dp:
-        raise UsageError(f"attention DP {attn_dp} does not divide tensor parallelism {tp}; give a divisor of {tp}")
-    if arch.experts and arch.experts % ep:
-        raise UsageError(f"expert parallelism {ep} does not divide {arch.experts} experts; give 1 or {tp}")
-    if ep not in (1, tp):
-        raise UsageError(f"expert parallelism {ep} is neither 1 nor tensor parallelism ({tp}); give one of them")
+    _refuse_layout(arch, tp, dp, attn_dp, ep)
     settings = EngineSettings(
         tp=tp,
         precision=precision,
@@ -63,3 +58,18 @@ def standard_settings(
         return settings
     needed = (plan.activation_bytes + plan.graph_bytes + plan.runtime_bytes) / acc.hbm_bytes
     return replace(settings, mem_fraction=max(0.5, math.floor((1 - needed) * 100) / 100))
+
+
+def _refuse_layout(arch: Architecture, tp: int, dp: int, attn_dp: int, ep: int) -> None:
+    """What the engine would not start with, or fail at while it builds the model."""
+    if attn_dp < 1 or tp % attn_dp:
+        raise UsageError(f"attention DP {attn_dp} does not divide tensor parallelism {tp}; give a divisor of {tp}")
+    if dp > 1 and attn_dp > 1:
+        raise UsageError(f"replicas (dp {dp}) and attention DP ({attn_dp}) exclude each other; one of them must be 1")
+    group = tp // attn_dp
+    if arch.heads % group:
+        raise UsageError(f"{arch.heads} attention heads do not divide by {group} GPUs of a group; give another tp")
+    if arch.experts and arch.experts % ep:
+        raise UsageError(f"expert parallelism {ep} does not divide {arch.experts} experts; give 1 or {tp}")
+    if ep not in (1, tp):
+        raise UsageError(f"expert parallelism {ep} is neither 1 nor tensor parallelism ({tp}); give one of them")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tuner.model.architecture import Architecture
 from tuner.model.calibration import Calibration, calibration
 from tuner.model.catalogue import Accelerator, tokens_per_verify
-from tuner.model.checkpoint import QUANTIZATION, WeightPart, weight_parts
+from tuner.model.checkpoint import WeightPart, quantization, weight_parts
 from tuner.model.settings import EngineSettings
 
 # Assumed: of the right size, but no published run isolates them. First to be doubted where the model is off.
@@ -25,6 +25,9 @@ _ATTENTION_EFFICIENCY = 0.35  # of the bf16 peak, flash attention of prefill
 _INDEXER_EFFICIENCY = 0.20  # of the fp8 peak, scoring all context tokens and picking the top-k
 _LINK_EFFICIENCY = 0.70  # of the scale-up bandwidth, large collectives
 _EAGER_FACTOR = 2.0  # launches without a captured graph, over those with one
+_DENSE_LAUNCH = 0.6  # of an expert layer's launches: no routing, no shared expert, no gathering of tokens
+_NARROW_GAIN = 0.75  # dense models: twice the peak of a narrower format makes gemms 1.7 times as fast
+_SCHEDULING_S = 1.5e-3  # choosing and preparing a batch, of every step where it does not overlap the one before
 _DRAFT_LAUNCH_S = 0.3e-3  # per draft step, beside its layer and the head
 _INGEST_S = 0.030  # tokenizing a long prompt, scheduling, HTTP, per request (inference-sim: 15 ms with short prompts)
 
@@ -153,6 +156,7 @@ class RooflineSteps:
         total = max(total_tokens, new_tokens)
         attended = min(context_tokens, self._topk)
         return {
+            "scheduling": self._scheduling_s,
             "launch": self._launch_s,
             "collective latency": self._latency_s,
             "weights read": self._rest_read_s + self._experts_read_s * self._coverage(total),
@@ -170,6 +174,7 @@ class RooflineSteps:
         attended = min(context_tokens, self._topk)
         draft = self._draft_base_s + self._draft_experts_s * self._coverage(batch * self._ranks)
         return {
+            "scheduling": self._scheduling_s,
             "launch": self._launch_s * (1.0 if batch <= self._graph_max else _EAGER_FACTOR),
             "collective latency": self._latency_s,
             "weights read": self._rest_read_s + self._experts_read_s * self._spread(total),
@@ -198,9 +203,12 @@ class RooflineSteps:
     # ---- constants, folded once -------------------------------------------------------------------------------
 
     def _fold_overheads(self, arch: Architecture, acc: Accelerator, settings: EngineSettings) -> None:
-        quantising = self._constants.fp8_layer_s if QUANTIZATION[settings.precision].projection_format == "fp8" else 0.0
+        projections = quantization(arch, settings.precision).projection_format
+        quantising = self._constants.fp8_layer_s if projections != "bf16" else 0.0
         indexing = arch.index_layers * self._constants.indexer_overhead_s
-        self._launch_s = arch.layers * (self._stack.layer_overhead_s + quantising) + indexing
+        layers = arch.moe_layers + _DENSE_LAUNCH * arch.dense_layers
+        self._scheduling_s = 0.0 if settings.overlap else _SCHEDULING_S
+        self._launch_s = layers * self._stack.layer_overhead_s + arch.layers * quantising + indexing
         # two collectives a layer, each log2(tp) hops: all-reduces, or gather and scatter under attention DP
         self._latency_s = 2 * arch.layers * acc.collective_latency_s * math.log2(settings.tp)
         link = acc.scaleup_bytes_per_s * _LINK_EFFICIENCY
@@ -223,10 +231,10 @@ class RooflineSteps:
     def _fold_compute(self, arch: Architecture, acc: Accelerator, settings: EngineSettings) -> None:
         """Seconds per token: experts, shared layers over all `tp` GPUs, attention projections over one group."""
         group = max(1, settings.tp // settings.attn_dp)
-        gemm = acc.flops("bf16") * self._constants.gemm_efficiency
+        gemm = self._gemm_flops(arch, acc, settings)
         columns = arch.expert_ffn * min(settings.ep, settings.tp) / settings.tp
         efficiency = self._constants.expert_efficiency * columns / (columns + _EXPERT_TILE)
-        experts = acc.flops(QUANTIZATION[settings.precision].expert_format) * efficiency
+        experts = acc.flops(quantization(arch, settings.precision).expert_format) * efficiency
         self._expert_token_s = 2 * arch.active_routed_params / (settings.tp * experts) if arch.experts else 0.0
         self._imbalance = _EXPERT_IMBALANCE if settings.ep > 1 else 1.0
         everywhere = arch.low_rank_params + arch.indexer_params + arch.router_params
@@ -238,11 +246,19 @@ class RooflineSteps:
         self._projection_token_s = 2 * (grouped / group + everywhere) / gemm
         # a prefill also runs through the draft layers, so that their KV cache is there when drafting starts
         self._deep = 1 + (arch.mtp_layers / arch.layers if settings.speculation_steps else 0.0)
-        self._prefill_base_s = self._launch_s + self._latency_s + self._rest_read_s
+        self._prefill_base_s = self._scheduling_s + self._launch_s + self._latency_s + self._rest_read_s
         self._prefill_total_token_s = (
             self._expert_token_s * self._imbalance + self._shared_token_s * self._deep + self._comm_total_token_s
         )
         self._prefill_token_s = self._projection_token_s * self._deep + self._comm_token_s
+
+    def _gemm_flops(self, arch: Architecture, acc: Accelerator, settings: EngineSettings) -> float:
+        """FLOP/s of dense projections. Beside experts they are block-scaled: that costs what their peak would gain."""
+        speed = acc.flops("bf16") * self._constants.gemm_efficiency
+        if arch.experts:
+            return speed
+        gain = acc.flops(quantization(arch, settings.precision).projection_format) / acc.flops("bf16")
+        return float(speed * gain**_NARROW_GAIN)
 
     def _fold_attention(self, arch: Architecture, acc: Accelerator, settings: EngineSettings) -> None:
         """Seconds per query token and attended token, or per query token and context token (indexers).
@@ -271,13 +287,14 @@ class RooflineSteps:
         """`k` draft steps: a launch, the draft layer's weights and the target's output head each."""
         steps = settings.speculation_steps
         bandwidth = acc.hbm_bytes_per_s * self._constants.read_efficiency * settings.tp
-        width = QUANTIZATION[settings.precision].draft / 8
+        width = quantization(arch, settings.precision).draft / 8
         fixed = arch.mtp_rest_params * width + arch.vocab * arch.hidden * 2
         indexer = self._constants.indexer_overhead_s if arch.sparse else 0.0
         layer = self._stack.layer_overhead_s + indexer
         self._draft_base_s = steps * (_DRAFT_LAUNCH_S + layer + fixed / bandwidth)
         self._draft_experts_s = steps * arch.mtp_routed_params * width / bandwidth
-        self._decode_base_s = self._launch_s + self._latency_s + self._rest_read_s + self._draft_base_s
+        self._decode_base_s = self._scheduling_s + self._launch_s + self._latency_s + self._rest_read_s
+        self._decode_base_s += self._draft_base_s
         self._eager_base_s = self._decode_base_s + (_EAGER_FACTOR - 1) * self._launch_s
         self._decode_total_token_s = self._expert_token_s + self._shared_token_s + self._comm_total_token_s
         self._decode_seq_s = self._verify * (self._projection_token_s + self._head_token_s + self._comm_token_s)

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from tuner.errors import UsageError
 from tuner.model.catalogue import accelerator, architecture
-from tuner.model.settings import Precision
+from tuner.model.settings import EngineSettings, Precision, Routing
 from tuner.model.standard import standard_settings
 from tuner.report.predict import Case
 from tuner.runtime.steady import Load
@@ -32,6 +32,16 @@ class Traffic:
     output_tokens: int | None = None
     cached_fraction: float | None = None
     ttft_p95_s: float | None = None
+    routing: str | None = None
+
+    def routed(self, settings: EngineSettings) -> EngineSettings:
+        """The settings with the routing the command line asks for."""
+        if self.routing is None:
+            return settings
+        known = get_args(Routing)
+        if self.routing not in known:
+            raise UsageError(f"--routing {self.routing}: no such routing{did_you_mean(self.routing, known)}")
+        return replace(settings, routing=self.routing)  # type: ignore[arg-type]  # one of the literals
 
     def load(self) -> Load:
         if self.rate_req_per_s is not None and self.concurrency is not None:
@@ -86,6 +96,9 @@ def case_without_space(hardware: Hardware, traffic: Traffic) -> Case:
     tp, dp = _tensor_and_data_parallel(hardware)
     whole = Workload(Length.fixed(1), Length.fixed(1))
     workload, limits = traffic.over(whole, Limits(ttft_p95_s=DEFAULT_TTFT_P95_S))
+    longest = workload.max_context_tokens
+    if longest > arch.max_context_tokens:
+        raise UsageError(f"a request of {longest:,} tokens exceeds the {arch.max_context_tokens:,} of {arch.name}")
     settings = standard_settings(
         arch,
         acc,
@@ -100,7 +113,7 @@ def case_without_space(hardware: Hardware, traffic: Traffic) -> Case:
     )
     name = f"{settings.precision} tp{tp} dp{dp} attn-dp{settings.attn_dp} ep{settings.ep}"
     name += f" mtp{settings.speculation_steps}" if settings.speculation_steps else ""
-    return Case(name, arch, acc, settings, workload, limits, traffic.load())
+    return Case(name, arch, acc, traffic.routed(settings), workload, limits, traffic.load())
 
 
 def _has(hardware: Hardware, traffic: Traffic, name: str) -> bool:
@@ -144,7 +157,8 @@ def case_of_space(space: Space, sets: Sequence[str], traffic: Traffic) -> Case:
     point = _point(space, machine, wanted)
     acc, _ = machine.of(point.config.pool)
     workload, limits = traffic.over(space.workload, space.limits)
-    return Case(point.config.describe(), machine.architecture, acc, point.settings, workload, limits, traffic.load())
+    settings = traffic.routed(point.settings)
+    return Case(point.config.describe(), machine.architecture, acc, settings, workload, limits, traffic.load())
 
 
 def _pairs(space: Space, sets: Sequence[str]) -> dict[str, str]:

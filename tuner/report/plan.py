@@ -10,13 +10,12 @@ from typing import Any, TextIO
 
 from rich.table import Table
 
-from tuner.model.catalogue import accelerator
 from tuner.model.memory import plan_memory
 from tuner.report.console import new_table, print_table
 from tuner.report.words import STOPPED, differing, duration, label, money, several, shared
 from tuner.space.config import Choice, ServingConfig
 from tuner.study.forecast import Forecast
-from tuner.study.points import Point, Points, architecture_of
+from tuner.study.points import Point, Points, accelerator_of, architecture_of
 
 TOP = 10
 
@@ -58,7 +57,10 @@ def memory_arithmetic(points: Points) -> list[tuple[str, list[str]]]:
         if key not in tightest or p.candidate.margin_gib < tightest[key].candidate.margin_gib:
             tightest[key] = p
     return [
-        (p.config.describe(), plan_memory(arch, accelerator(p.deployment.accelerator), p.settings, context).explain())
+        (
+            p.config.describe(),
+            plan_memory(arch, accelerator_of(points.space, p.config.pool), p.settings, context).explain(),
+        )
         for _, p in sorted(tightest.items())
     ]
 

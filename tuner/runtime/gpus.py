@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from tuner.errors import UsageError
-from tuner.model.catalogue import accelerator
+from tuner.model.definition import Said, accelerator_of
 
 Vendor = Literal["amd", "nvidia"]
 
@@ -53,10 +53,10 @@ def _text(path: Path) -> str:
         return ""
 
 
-def visible_variable(accelerator_name: str) -> str:
+def visible_variable(accelerator: Said) -> str:
     """The environment variable that hides GPUs from an engine on this accelerator."""
     try:
-        return _VARIABLES[accelerator(accelerator_name).vendor]
+        return _VARIABLES[accelerator_of(accelerator).vendor]
     except UsageError:
         return _VARIABLES["amd" if _amd(_KFD_NODES) else "nvidia"]
 

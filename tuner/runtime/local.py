@@ -196,7 +196,7 @@ class LocalRuntime:
     def _gpu_env(self, run: _Run) -> dict[str, str]:
         if not self._gpus or len(run.gpus) == len(self._gpus):
             return {}
-        return {visible_variable(str(run.spec.context.get("accelerator", ""))): ",".join(run.gpus)}
+        return {visible_variable(run.spec.context.get("accelerator", "")): ",".join(run.gpus)}
 
     # --- reading
 

@@ -103,13 +103,14 @@ def simulate(spec: TrialSpec, world: int) -> tuple[TrialResult, float]:
     made = simulated_engine(
         spec.argv,
         env=spec.env,
-        accelerator=str(spec.context["accelerator"]),
-        architecture=str(spec.context["architecture"]),
+        accelerator=spec.context["accelerator"],
+        architecture=spec.context["architecture"],
         precision=str(spec.context.get("precision") or "") or None,
         engine_version=spec.engine_version or None,
         world=world,
         seed=spec.seed,
         max_context_tokens=spec.workload.max_context_tokens,
+        start=spec.id,
     )
     if isinstance(made, StartUpFailure):
         return _failed(spec, made), made.after_s

@@ -15,13 +15,12 @@ from tuner.launch.argv import PORT_PLACEHOLDER
 from tuner.launch.dialect import dialect
 from tuner.launch.flags import flag_table
 from tuner.launch.parse import parse_argv
-from tuner.launch.platform import Platform, platform
+from tuner.launch.platform import platform_of
 from tuner.launch.resolve import resolve
 from tuner.launch.start_up import ArgumentsError, StartUpError
 from tuner.model.architecture import Architecture
 from tuner.model.catalogue import GIB, Accelerator
-from tuner.model.catalogue import accelerator as find_accelerator
-from tuner.model.catalogue import architecture as find_architecture
+from tuner.model.definition import Said, accelerator_of, architecture_of
 from tuner.model.memory import MemoryPlan, plan_memory
 from tuner.model.settings import EngineSettings, Precision
 from tuner.model.startup import seconds_to_ready
@@ -29,11 +28,12 @@ from tuner.model.steps import RooflineSteps
 from tuner.simulator import startup_log
 from tuner.simulator.engine import Engine, max_running_per_scheduler
 from tuner.simulator.events import Trap
+from tuner.simulator.fate import Fate, demanded, fate_of, indivisible
 from tuner.simulator.options import split_arguments
 from tuner.simulator.startup_log import Facts, Line
-from tuner.simulator.world import CrashKind, DistortedSteps, MemoryMargin, World
+from tuner.simulator.world import DistortedSteps, World
 
-StartUpKind = Literal["bad_flag", "refused", "oom_weights", "oom_kv", "oom_runtime"]
+StartUpKind = Literal["bad_flag", "refused", "indivisible", "checkpoint", "oom_weights", "oom_kv", "oom_runtime"]
 
 EXIT_ARGUMENTS = 2
 EXIT_REFUSED = 1
@@ -41,11 +41,12 @@ EXIT_KILLED = 137
 
 # Seen with sglang 0.5.23: argparse answers after 21-30 s, the start-up rules after 42-92 s.
 _ARGUMENTS_S, _REFUSED_S = 25.0, 60.0
-_FATAL_SHARE = {"oom_weights": 0.5, "oom_kv": 0.62, "oom_runtime": 0.70}
+_FATAL_SHARE = {"indivisible": 0.09, "checkpoint": 0.4, "oom_weights": 0.5, "oom_kv": 0.62, "oom_runtime": 0.70}
 
 # A crash "on the first request" spares the engine's own warm-up (12 tokens) and health checks (1 token).
 _CRASH_PREFILL_TOKENS = 64
 _HANG_PREFILL_TOKENS = 2048
+_DEMANDED_OOM_PREFILL_TOKENS = 1024
 _CAPTURE_TOKENS = 512
 """A step this small is what graph capture runs; an engine without memory for it dies while it starts."""
 
@@ -72,7 +73,7 @@ class SimulatedEngine:
     settings: EngineSettings
     flags: Mapping[str, Any]
     facts: Facts
-    fate: CrashKind | None
+    fate: Fate | None
     seconds_to_ready: float
     lines: tuple[Line, ...]
 
@@ -88,8 +89,8 @@ class SimulatedEngine:
 def simulated_engine(
     argv_or_settings: Sequence[str] | EngineSettings,
     *,
-    accelerator: str | Accelerator,
-    architecture: str | Architecture,
+    accelerator: Said | Accelerator,
+    architecture: Said | Architecture,
     world: World | int,
     seed: int,
     precision: Precision | str | None = None,
@@ -97,16 +98,20 @@ def simulated_engine(
     env: Mapping[str, str] | None = None,
     max_context_tokens: int = ASSUMED_CONTEXT_TOKENS,
     noise_sd: float = 0.02,
+    fail: str | None = None,
+    start: str = "",
 ) -> SimulatedEngine | StartUpFailure:
     """An engine for this command line on this hardware in this world, or how it fails to start.
 
-    `argv` may carry its program and the simulator's own options in front; they are ignored here.
+    `argv` may carry its program and the simulator's own options in front; they are ignored here. `fail` is a failure
+    to play whatever the configuration, `start` names this start: in most worlds some land on a slow node.
 
     Raises:
-        UsageError: an accelerator or architecture the catalogue does not have.
+        UsageError: an accelerator or architecture the catalogue does not have, or no such failure.
     """
-    acc = find_accelerator(accelerator) if isinstance(accelerator, str) else accelerator
-    arch = find_architecture(architecture) if isinstance(architecture, str) else architecture
+    acc = accelerator if isinstance(accelerator, Accelerator) else accelerator_of(accelerator)
+    arch = architecture if isinstance(architecture, Architecture) else architecture_of(architecture)
+    demanded(fail)
     flags: Mapping[str, Any] = {}
     if isinstance(argv_or_settings, EngineSettings):
         settings = argv_or_settings
@@ -114,14 +119,16 @@ def simulated_engine(
         try:
             argv = [word.replace(PORT_PLACEHOLDER, "0") for word in split_arguments(argv_or_settings)[1]]
             flags = _parse(argv, engine_version)
-            settings = resolve(flags, _platform(acc, arch), env=env or {}, precision=_precision(precision))
+            settings = resolve(flags, platform_of(acc, arch), env=env or {}, precision=_precision(precision))
         except ArgumentsError as exc:
             return _failed("bad_flag", str(exc), startup_log.bad_flag(str(exc)), EXIT_ARGUMENTS, _ARGUMENTS_S)
         except StartUpError as exc:
             lines = startup_log.refused(exc.rule, str(exc))
             return _failed("refused", str(exc), lines, EXIT_REFUSED, _REFUSED_S)
+    plan = plan_memory(arch, acc, settings, max_context_tokens)
     hidden = world if isinstance(world, World) else World(world)
-    return _on_hardware(settings, flags, acc, arch, hidden, seed, max_context_tokens, noise_sd)
+    fate = fate_of(settings, plan, hidden, engine_version, fail)
+    return _on_hardware(flags, plan, fate, hidden, seed, noise_sd, start)
 
 
 def _failed(kind: StartUpKind, message: str, lines: list[Line], exit_code: int, after_s: float) -> StartUpFailure:
@@ -149,17 +156,6 @@ def _older_dialects() -> list[str]:
     return [".".join(map(str, key)) for key in sorted(keys, reverse=True)]
 
 
-def _platform(acc: Accelerator, arch: Architecture) -> Platform:
-    return platform(
-        acc.name,
-        acc.hbm_bytes / GIB,
-        dsa=arch.index_layers > 0,
-        attention_heads=arch.heads,
-        routed_experts=arch.experts,
-        context_tokens=arch.max_context_tokens,
-    )
-
-
 def _precision(name: str | None) -> Precision | None:
     match name:
         case None | "bf16" | "fp8" | "mxfp4" | "nvfp4":
@@ -168,36 +164,29 @@ def _precision(name: str | None) -> Precision | None:
 
 
 def _on_hardware(
-    settings: EngineSettings,
     flags: Mapping[str, Any],
-    acc: Accelerator,
-    arch: Architecture,
+    plan: MemoryPlan,
+    fate: Fate | None,
     world: World,
     seed: int,
-    max_context_tokens: int,
     noise_sd: float,
+    start: str,
 ) -> SimulatedEngine | StartUpFailure:
-    plan = plan_memory(arch, acc, settings, max_context_tokens)
+    arch, acc, settings = plan.arch, plan.acc, plan.settings
     ready_s = seconds_to_ready(arch, acc, settings)
     running = max_running_per_scheduler(settings, plan.kv_capacity_tokens)
     context = settings.context_length or arch.max_context_tokens
     facts = Facts(flags, plan, running * settings.attn_dp, context, acc.vendor)
-    fate = world.fate(settings, _margin(plan))
     trap = _trap(fate, plan, world)
     failure = _dies_starting(fate, trap, facts, ready_s)
     if failure is not None:
         return failure
-    steps = DistortedSteps(RooflineSteps(arch, acc, settings), world, settings)
-    engine = Engine(settings, steps, plan.kv_capacity_tokens, seed, noise_sd, trap)
+    steps = DistortedSteps(RooflineSteps(arch, acc, settings), world, settings, start)
+    engine = Engine(settings, steps, plan.kv_capacity_tokens, seed, noise_sd, trap, watchdog_s=facts.watchdog_s)
     return SimulatedEngine(engine, settings, flags, facts, fate, ready_s, tuple(startup_log.starting(facts)))
 
 
-def _margin(plan: MemoryPlan) -> MemoryMargin:
-    after_weights = (plan.acc.hbm_bytes - plan.runtime_bytes - plan.weights_bytes) / GIB
-    return MemoryMargin(after_weights, plan.kv_capacity_tokens, plan.dynamic_margin_gib)
-
-
-def _trap(fate: CrashKind | None, plan: MemoryPlan, world: World) -> Trap | None:
+def _trap(fate: Fate | None, plan: MemoryPlan, world: World) -> Trap | None:
     """The prefill step at which this engine's fate catches up with it."""
     if fate == "crash_first_request":
         return Trap(fate, _CRASH_PREFILL_TOKENS)
@@ -205,6 +194,8 @@ def _trap(fate: CrashKind | None, plan: MemoryPlan, world: World) -> Trap | None
         return Trap(fate, _HANG_PREFILL_TOKENS)
     if fate == "oom_runtime":
         missing_gib = world.memory_shift_gib - plan.dynamic_margin_gib
+        if missing_gib <= 0:  # asked for, not due
+            return Trap(fate, _DEMANDED_OOM_PREFILL_TOKENS)
         share = 1 - missing_gib * GIB / plan.activation_bytes
         return Trap(fate, max(1, int(share * _largest_step(plan))))
     return None
@@ -215,17 +206,22 @@ def _largest_step(plan: MemoryPlan) -> int:
     return chunk if chunk > 0 else max(plan.settings.max_prefill_tokens, plan.max_context_tokens)
 
 
-def _dies_starting(fate: CrashKind | None, trap: Trap | None, facts: Facts, ready_s: float) -> StartUpFailure | None:
+def _dies_starting(fate: Fate | None, trap: Trap | None, facts: Facts, ready_s: float) -> StartUpFailure | None:
+    shape = indivisible(facts.plan.arch, facts.plan.settings)
+    if shape is not None:
+        return _dies_at("indivisible", startup_log.indivisible(facts, shape), ready_s)
+    if fate == "checkpoint":
+        return _dies_at(fate, startup_log.wrong_shape(facts), ready_s)
     if fate == "oom_weights":
-        return _out_of_memory(fate, startup_log.out_of_memory_loading(facts), ready_s)
+        return _dies_at(fate, startup_log.out_of_memory_loading(facts), ready_s)
     if fate == "oom_kv":
-        return _out_of_memory(fate, startup_log.out_of_memory_pool(facts), ready_s)
+        return _dies_at(fate, startup_log.out_of_memory_pool(facts), ready_s)
     if fate == "oom_runtime" and trap is not None and trap.prefill_tokens <= _CAPTURE_TOKENS:
-        return _out_of_memory(fate, startup_log.out_of_memory_capture(facts), ready_s)
+        return _dies_at(fate, startup_log.out_of_memory_capture(facts), ready_s)
     return None
 
 
-def _out_of_memory(kind: StartUpKind, lines: list[Line], ready_s: float) -> StartUpFailure:
+def _dies_at(kind: StartUpKind, lines: list[Line], ready_s: float) -> StartUpFailure:
     share = _FATAL_SHARE[kind]
     scaled = [(min(1.0, at / share), line) for at, line in lines]
     return _failed(kind, _error_of(lines[-2][1]), scaled, EXIT_KILLED, share * ready_s)

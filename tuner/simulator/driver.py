@@ -51,14 +51,21 @@ class Latencies:
 
 
 class Driver:
-    """Owns the engine's time. `on_death` is called once when the engine crashes."""
+    """Owns the engine's time. `on_death` is called once when the engine crashes, `on_retraction` with how many."""
 
-    def __init__(self, engine: Engine, stream_interval: int, on_death: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        stream_interval: int,
+        on_death: Callable[[str], None],
+        on_retraction: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self.engine = engine
         self.first_token = Latencies()
         self.end_to_end = Latencies()
         self._interval = max(1, stream_interval)
-        self._on_death = on_death
+        self._on_death, self._on_retraction = on_death, on_retraction
+        self._retractions = 0
         self._loop = asyncio.get_running_loop()
         self._zero_s = self._loop.time()
         self._listeners: dict[str, _Listener] = {}
@@ -124,6 +131,10 @@ class Driver:
     def _advance(self) -> None:
         for event in self.engine.advance(self.now_s()):
             self._tell(event)
+        retracted = self.engine.retractions - self._retractions
+        if retracted:
+            self._retractions += retracted
+            self._on_retraction(retracted)
 
     def _tell(self, event: EngineEvent) -> None:
         if isinstance(event, Died):

@@ -1,19 +1,19 @@
 """A discrete-event sglang: requests in, events out, on whatever clock the caller keeps.
 
-Pure: no clock, no I/O, the same seed gives the same run. Replicas (`dp`) take requests round-robin and run on their
-own; attention-DP ranks inside a replica take them round-robin and step together. The queue knows `fcfs`, `lpm`, `lof`
-and `shortest-prefill-first` and serves every other policy first come first served; KV is counted in tokens and not in
-pages, and every running request gains the mean number of tokens per speculative step: the spread of acceptance
-between requests is not modelled.
+Pure: no clock, no I/O, the same seed gives the same run. Replicas (`dp`) run on their own, attention-DP ranks inside a
+replica step together; `routing` says who gets a request. The queue knows `fcfs`, `lpm`, `lof` and
+`shortest-prefill-first` and serves every other policy first come first served; KV is counted in tokens, not in pages.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from tuner.model.memory import max_running
 from tuner.model.protocol import StepTimes
 from tuner.model.settings import EngineSettings
+from tuner.simulator.acceptance import pace
 from tuner.simulator.events import (
     Died,
     EngineEvent,
@@ -25,6 +25,7 @@ from tuner.simulator.events import (
 )
 from tuner.simulator.job import Job, path_of
 from tuner.simulator.replica import Replica
+from tuner.simulator.routing import Router
 from tuner.simulator.scheduler import Scheduler
 
 __all__ = ["Counters", "Died", "Engine", "EngineEvent", "Finished", "FirstToken", "Rejected", "SimRequest", "Trap"]
@@ -64,7 +65,9 @@ class Engine:
         seed: int,
         noise_sd: float = 0.02,
         trap: Trap | None = None,
+        watchdog_s: float = math.inf,
     ) -> None:
+        """`noise_sd` of step times; 0 turns all chance off, that of drafts too. `watchdog_s`: how long a hang lasts."""
         if kv_capacity_tokens < 2:
             raise ValueError(f"a scheduler needs room for at least 2 KV tokens, not {kv_capacity_tokens}")
         self.settings = settings
@@ -80,11 +83,13 @@ class Engine:
                 for _ in range(settings.attn_dp)
             ]
             replica = Replica(ranks, settings, steps, f"{seed}/{index}", noise_sd)
-            replica.trap = trap
+            replica.trap, replica.watchdog_s = trap, watchdog_s
             self._replicas.append(replica)
             self._targets.extend((replica, rank) for rank in ranks)
-        self._next = 0
-        self._jobs: dict[str, tuple[Job, Replica, Scheduler]] = {}
+        self._open = [0] * len(self._targets)
+        self._router = Router(settings.routing, len(self._targets), self._open.__getitem__)
+        self._luck = f"{seed}/draft/" if settings.speculation_steps and noise_sd else ""
+        self._jobs: dict[str, tuple[Job, int]] = {}
         self._pending: list[EngineEvent] = []
         self._rejected = 0
 
@@ -111,15 +116,30 @@ class Engine:
             path=path,
             path_tokens=sum(tokens for _, tokens in path),
             prompt_tokens=request.input_tokens,
+            pace=self._pace(request),
         )
-        replica, rank = self._targets[self._next % len(self._targets)]
-        self._next += 1
-        self._jobs[request.request_id] = (job, replica, rank)
+        target = self._router.target(request)
+        self._jobs[request.request_id] = (job, target)
+        self._open[target] += 1
+        replica, rank = self._targets[target]
         replica.submit(job, rank)
+
+    def _pace(self, request: SimRequest) -> float:
+        if not self._luck:
+            return 1.0
+        most = self.settings.speculation_steps + 1
+        return pace(self._luck + request.request_id, self.tokens_per_verify, most, request.output_tokens)
+
+    def _forget(self, request_id: str) -> tuple[Job, Replica, Scheduler] | None:
+        job, target = self._jobs.pop(request_id, (None, 0))
+        if job is None:
+            return None
+        self._open[target] -= 1
+        return (job, *self._targets[target])
 
     def abort(self, request_id: str, now_s: float) -> None:
         """End a request without an event; call `advance(now_s)` before. Unknown ids are ignored."""
-        entry = self._jobs.pop(request_id, None)
+        entry = self._forget(request_id)
         if entry is not None:
             job, replica, rank = entry
             replica.abort(job, rank, now_s)
@@ -129,7 +149,8 @@ class Engine:
         entry = self._jobs.get(request_id)
         if entry is None:
             return 0
-        job, replica, rank = entry
+        job, target = entry
+        replica, rank = self._targets[target]
         return rank.generated(job, replica.unbooked_steps(now_s))
 
     def cached_tokens(self, request_id: str) -> int:
@@ -157,7 +178,7 @@ class Engine:
         events = self._until_death(events)
         for event in events:
             if isinstance(event, Finished | Rejected):
-                self._jobs.pop(event.request_id, None)
+                self._forget(event.request_id)
         return events
 
     def _until_death(self, events: list[EngineEvent]) -> list[EngineEvent]:
@@ -176,6 +197,10 @@ class Engine:
     @property
     def hung(self) -> bool:
         return any(replica.hung for replica in self._replicas)
+
+    @property
+    def retractions(self) -> int:
+        return sum(rank.totals.retractions for _, rank in self._targets)
 
     @property
     def busy(self) -> bool:

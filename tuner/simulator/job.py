@@ -17,7 +17,10 @@ GROUP_BLOCK_TOKENS = 256
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A request inside the engine. `prompt_tokens` grows by what was generated when it is retracted."""
+    """A request inside the engine. `prompt_tokens` grows by what was generated when it is retracted.
+
+    `pace`: tokens it gains per decode step over the mean of all requests; drafts are not accepted equally often.
+    """
 
     request: SimRequest
     visible_s: float
@@ -25,6 +28,7 @@ class Job:
     path: Path
     path_tokens: int
     prompt_tokens: int
+    pace: float = 1.0
     generated: int = 0
     cached_tokens: int = -1
     pinned: int = 0

@@ -22,6 +22,7 @@ _READERS: dict[str, Any] = {
     "--world": int,
     "--seed": int,
     "--startup-scale": float,
+    "--fail": str,
 }
 
 
@@ -36,6 +37,7 @@ class SimulatorOptions:
     world: int = 0
     seed: int = 0
     startup_scale: float = 1.0
+    fail: str | None = None
 
 
 def split_arguments(argv: Sequence[str]) -> tuple[SimulatorOptions, list[str]]:

@@ -47,6 +47,7 @@ class Replica:
     ) -> None:
         self.ranks = ranks
         self.trap: Trap | None = None
+        self.watchdog_s = math.inf
         self.hung = False
         self.died: Died | None = None
         self._settings = settings
@@ -86,8 +87,10 @@ class Replica:
 
     def next_time_s(self) -> float | None:
         """When the next step ends that may change something; None when nothing will ever happen by itself."""
-        if self.hung or self.died:
+        if self.died:
             return None
+        if self.hung:
+            return self._now_s + self.watchdog_s if math.isfinite(self.watchdog_s) else None
         if self._step is None and (self._due() or any(rank.busy for rank in self.ranks)):
             self._plan()
         if self._rejected:
@@ -116,6 +119,9 @@ class Replica:
                 break
         events.extend(self._rejected)
         self._rejected.clear()
+        if self.hung and not self.died and now_s >= self._now_s + self.watchdog_s - TIME_EPSILON:
+            self.died = Died(self._now_s + self.watchdog_s, "hang")
+            events.append(self.died)
 
     # --- deciding
 

@@ -1,8 +1,8 @@
 """One scheduler of the simulated engine: its queue, its running requests, its KV pool and its prefix cache.
 
 Decides what the next step holds and books what a step did. Knows no time: `replica` asks the model how long it took.
-All running requests gain the same number of tokens per decode step, so one cumulative counter (`_gained`) stands for
-all of them and a request's end is a threshold on it: a decode step costs O(1) whatever the batch.
+Every running request gains `pace` x the mean number of tokens per decode step, so one cumulative counter (`_gained`)
+stands for all of them and a request's end is a threshold on it: a decode step costs O(1) whatever the batch.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Scheduler:
         self._sequence = 0
         self._private = 0
         self._prefilling_reserve = 0
+        self._pace_sum = 0.0
         self._base_sum = 0.0
         self._context_sum = 0
         self._future_sum = 0.0
@@ -60,26 +61,30 @@ class Scheduler:
     @property
     def kv_tokens(self) -> float:
         """Tokens that cannot be evicted: pinned prefixes, private prompts, generated tokens."""
-        grown = len(self.running) * self._gained - self._base_sum
-        return self.cache.pinned_tokens + self._private + grown
+        return self.cache.pinned_tokens + self._private + self._grown
+
+    @property
+    def _grown(self) -> float:
+        """Tokens the running requests have gained by decoding."""
+        return self._pace_sum * self._gained - self._base_sum
 
     @property
     def generated_total(self) -> int:
         """Tokens generated since the start, running requests included."""
-        return self.totals.generated_tokens + int(len(self.running) * self._gained - self._base_sum + EPSILON)
+        return self.totals.generated_tokens + int(self._grown + EPSILON)
 
     @property
     def mean_context_tokens(self) -> float:
         count = len(self.running)
         if not count:
             return 0.0
-        return (self._context_sum + count * self._gained - self._base_sum) / count
+        return (self._context_sum + self._grown) / count
 
     def generated(self, job: Job, extra_steps: int = 0) -> int:
         """Tokens a request has by now; `extra_steps` decode steps are over that were not booked yet."""
         if job.request.request_id not in self.running:
             return job.generated
-        grown = self._gained + extra_steps * self._gain - job.base
+        grown = (self._gained + extra_steps * self._gain - job.base) * job.pace
         return min(job.output_tokens, job.generated + int(grown + EPSILON))
 
     # --- arrivals
@@ -183,7 +188,7 @@ class Scheduler:
         return hit // page * page
 
     def _expected_growth(self) -> float:
-        future = max(0.0, self._future_sum - len(self.running) * self._gained)
+        future = max(0.0, self._future_sum - self._pace_sum * self._gained)
         return future * self._ratio + self._prefilling_reserve
 
     def _make_room(self) -> None:
@@ -227,13 +232,14 @@ class Scheduler:
             done.append(job)
             return
         job.base = self._gained
-        job.threshold = self._gained + job.remaining
+        job.threshold = self._gained + job.remaining / job.pace
         self._sequence += 1
         heapq.heappush(self._ends, (job.threshold, self._sequence, job))
         self.running[job.request.request_id] = job
-        self._base_sum += job.base
+        self._pace_sum += job.pace
+        self._base_sum += job.pace * job.base
         self._context_sum += job.prompt_tokens + 1
-        self._future_sum += job.base + min(job.remaining, RESERVE_CLIP_TOKENS)
+        self._future_sum += job.pace * job.base + min(job.remaining, RESERVE_CLIP_TOKENS)
 
     # --- decode
 
@@ -255,7 +261,7 @@ class Scheduler:
             count = len(self.running)
             if not count:
                 return 1 << 30
-            steps = int((self.capacity_tokens - self.kv_tokens + EPSILON) / (count * self._gain))
+            steps = int((self.capacity_tokens - self.kv_tokens + EPSILON) / (self._pace_sum * self._gain))
             if steps >= 1 or count == 1:  # a lone request fits: its output was clipped to the pool
                 return max(1, steps)
             self._retract()
@@ -268,7 +274,7 @@ class Scheduler:
         self._free(job)
         self.waiting.appendleft(job)
         self.totals.retractions += 1
-        left = self._future_sum - len(self.running) * self._gained
+        left = self._future_sum - self._pace_sum * self._gained
         grown = sum(self.generated(other) for other in self.running.values())
         expected = grown + RETRACT_EXTRA_STEPS * len(self.running)
         self._ratio = min(1.0, expected / max(1.0, left + grown))
@@ -276,14 +282,15 @@ class Scheduler:
     def _remove_running(self, job: Job) -> int:
         """Take a request out of the batch; returns the tokens it gained by decoding."""
         complete = job.threshold <= self._gained + EPSILON
-        gained = job.remaining if complete else int(self._gained - job.base + EPSILON)
+        gained = job.remaining if complete else int((self._gained - job.base) * job.pace + EPSILON)
         del self.running[job.request.request_id]
-        self._base_sum -= job.base
+        self._pace_sum -= job.pace
+        self._base_sum -= job.pace * job.base
         self._context_sum -= job.prompt_tokens + 1
-        self._future_sum -= job.base + min(job.remaining, RESERVE_CLIP_TOKENS)
+        self._future_sum -= job.pace * job.base + min(job.remaining, RESERVE_CLIP_TOKENS)
         self.totals.generated_tokens += gained
         if not self.running:  # exact again, and small numbers stay small
-            self._gained = self._base_sum = self._future_sum = 0.0
+            self._gained = self._pace_sum = self._base_sum = self._future_sum = 0.0
             self._ends.clear()
         return gained
 

@@ -24,8 +24,11 @@ LISTEN_SHARE = 0.96
 """Connections are refused for nearly all of the start-up; the rest is the warm-up, answered with 503."""
 
 USAGE = """usage: tuner engine --accelerator NAME [--architecture NAME] [--precision bf16|fp8|mxfp4|nvfp4]
-                    [--engine-version V] [--world N] [--seed N] [--startup-scale F] [--] <sglang arguments>
+                    [--engine-version V] [--world N] [--seed N] [--startup-scale F] [--fail KIND]
+                    [--] <sglang arguments>
 
+KIND is a failure to play: oom_weights, oom_kv, checkpoint (while starting), oom_runtime, crash_first_request, hang
+(under load). Otherwise an engine fails where the model says that it would.
 A simulated sglang server. Its figures are model predictions, never measurements."""
 
 
@@ -57,6 +60,8 @@ def _assemble(options: SimulatorOptions, engine_argv: Sequence[str]) -> Simulate
         precision=options.precision,
         engine_version=options.engine_version,
         env=os.environ,
+        fail=options.fail,
+        start=f"seed {options.seed}",
     )
 
 

@@ -56,7 +56,9 @@ class Server:
         self._die = die
         self._served_name = str(sim.flags.get("served-model-name") or sim.flags.get("model-path", "default"))
         self._tokenizer = Tokenizer(sim.plan.arch.vocab)
-        self._driver = Driver(sim.engine, sim.settings.stream_interval, self._crash)
+        self._driver = Driver(
+            sim.engine, sim.settings.stream_interval, self._crash, lambda n: self._log(startup_log.retracted(n))
+        )
         limits = Limits(sim.context_tokens, sim.engine.kv_capacity_tokens, bool(sim.flags.get("enable-cache-report")))
         self._generation = Generation(self._driver, self._tokenizer, limits, lambda: self._crash("bad_token"))
         self._http = HttpServer(self._handle)

@@ -20,12 +20,28 @@ RANK_PREFIX = "{now} TP0"
 READY = "[{now}] The server is fired up and ready to roll!"
 SIGQUIT = "[{now}] Received sigquit from a child process. It usually means the child failed."
 
-_ENTRY = """  File "/opt/venv/lib/python3.11/site-packages/sglang/launch_server.py", line 29, in run_server
-    server_args.resolve_once()"""
-_SCHEDULER = """  File "/opt/venv/lib/python3.11/site-packages/sglang/srt/managers/scheduler.py", line 6362, in run
-    scheduler = Scheduler(server_args, port_args)"""
-_FORWARD = """  File "/opt/venv/lib/python3.11/site-packages/sglang/srt/managers/scheduler.py", line 3020, in run_batch
-    batch_result = self.model_worker.forward_batch_generation(batch)"""
+_SITE = "/usr/local/lib/python3.11/site-packages/sglang"
+
+
+def _frame(where: str, call: str) -> str:
+    """One frame of a traceback: `where` is `file", line n, in function`, below the package."""
+    return f'  File "{_SITE}/{where}\n    {call}'
+
+
+_ENTRY = _frame('launch_server.py", line 29, in run_server', "server_args.resolve_once()")
+_SCHEDULER = _frame('srt/managers/scheduler.py", line 6362, in run', "scheduler = Scheduler(server_args, port_args)")
+_FORWARD = _frame(
+    'srt/managers/scheduler.py", line 3020, in run_batch',
+    "batch_result = self.model_worker.forward_batch_generation(batch)",
+)
+_DIVIDE = _frame(
+    'srt/distributed/utils.py", line 23, in ensure_divisibility',
+    'assert numerator % denominator == 0, "{{}} is not divisible by {{}}".format(',
+)
+_LOADER = _frame(
+    'srt/layers/parameter.py", line 118, in load_column_parallel_weight',
+    "assert self.data.shape == loaded_weight.shape",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +53,11 @@ class Facts:
     max_running: int
     context_tokens: int
     vendor: str
+
+    @property
+    def watchdog_s(self) -> float:
+        """How long a step may take before the engine ends itself; sglang's own default where nothing is given."""
+        return float(self.flags.get("watchdog-timeout", 300))
 
     @property
     def weights_gb(self) -> float:
@@ -125,6 +146,22 @@ def out_of_memory_loading(facts: Facts) -> list[Line]:
     return [*_begin(facts), (0.5, _scheduler_died(_SCHEDULER, error)), (0.5, SIGQUIT)]
 
 
+def indivisible(facts: Facts, error: str) -> list[Line]:
+    """The model cannot be cut into so many parts: the schedulers fail while they build its layers."""
+    where = f"{_SCHEDULER}\n{_DIVIDE}" if ":" in error else _SCHEDULER
+    return [*_begin(facts), (0.09, _scheduler_died(where, error)), (0.09, SIGQUIT)]
+
+
+def wrong_shape(facts: Facts) -> list[Line]:
+    """A layer was built for another format than its weights have."""
+    hidden = facts.plan.arch.hidden
+    error = (
+        f"AssertionError: param.shape=torch.Size([{hidden}, {hidden // 2}]), "
+        f"loaded_weight.shape=torch.Size([{hidden}, {hidden}])"
+    )
+    return [*_begin(facts), (0.4, _scheduler_died(f"{_SCHEDULER}\n{_LOADER}", error)), (0.4, SIGQUIT)]
+
+
 def out_of_memory_pool(facts: Facts) -> list[Line]:
     """Nothing is left for the KV cache: the fraction is too small."""
     error = (
@@ -149,7 +186,10 @@ def out_of_memory_capture(facts: Facts) -> list[Line]:
 
 
 def died_serving(kind: str, facts: Facts) -> list[str]:
-    """A crash after the start: what the log ends with."""
+    """A crash after the start, or the watchdog's end of a hang: what the log ends with."""
+    if kind == "hang":
+        timeout = f"(self.watchdog_timeout={facts.watchdog_s:g}, self.soft=False)"
+        return [f"[{RANK_PREFIX}] Scheduler watchdog timeout {timeout}", SIGQUIT]
     if kind == "bad_token":
         error = "IndexError: index out of range in self"
     elif kind == "oom_runtime":
@@ -163,6 +203,11 @@ def died_serving(kind: str, facts: Facts) -> list[str]:
     else:
         error = "RuntimeError: CUDA error: an illegal memory access was encountered"
     return [_scheduler_died(_FORWARD, error), SIGQUIT]
+
+
+def retracted(count: int) -> str:
+    """The pool is full under load: not fatal, but the newest requests start over."""
+    return f"[{RANK_PREFIX}] KV cache pool is full. Retract requests. #retracted_reqs: {count}"
 
 
 def _scheduler_died(where: str, error: str) -> str:

@@ -16,7 +16,7 @@ DEFAULT_COMPLETION_TOKENS = 16
 NATURAL_ANSWER_TOKENS = 512
 """A chat without `max_tokens` ends by itself after so many: the simulator has no end-of-sequence token."""
 
-_SOURCE = "/opt/venv/lib/python3.11/site-packages/sglang/srt/entrypoints/http_server.py"
+_SOURCE = "/usr/local/lib/python3.11/site-packages/sglang/srt/entrypoints/http_server.py"
 _HANDLERS = {
     "/v1/completions": ("openai_v1_completions", 1860),
     "/v1/chat/completions": ("openai_v1_chat_completions", 1874),

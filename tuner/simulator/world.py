@@ -1,9 +1,9 @@
 """Hidden, seeded deviations from the engine model, so that what orders the search is not what is searched.
 
 World 0 is the model itself. In every other world layouts, precisions and the rest are faster or slower than predicted,
-some pairs interact, two cliffs wait, speculation is accepted more or less often, memory needs differ by some GiB and
-one or two combinations crash. Everything follows from hashes of (seed, factor, level): no state, the same everywhere.
-Knows no flags and no clock; the sizes of the deviations are chosen, not measured.
+some pairs interact, two cliffs wait, speculation is accepted more or less often, memory needs differ by some GiB, one
+or two combinations crash, and one start in 16 lands on a slow node. Everything follows from hashes of (seed, factor,
+level): no state, the same everywhere. Knows no flags and no clock; the sizes of the deviations are chosen.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from functools import cached_property
 from statistics import NormalDist
 from typing import Literal, TypeVar
 
+from tuner.model.catalogue import GIB
+from tuner.model.memory import MemoryPlan
 from tuner.model.protocol import StepTimes
 from tuner.model.settings import EngineSettings
 from tuner.model.steps import Coefficients, RooflineSteps
@@ -34,6 +36,8 @@ CLIFF_FACTOR = (1.5, 2.5)
 ACCEPTANCE_SHIFT_TOKENS = (0.1, 0.3)
 MEMORY_SHIFT_SIGMA_GIB = 2.5
 MEMORY_SHIFT_LIMIT_GIB = 6.0
+SLOW_NODE_SHARE = 1 / 16
+SLOW_NODE_FACTOR = (1.1, 1.3)
 
 _REFERENCE = {"chunk": 16384.0, "max_running": 128.0}
 _DEFAULT_MAX_RUNNING = 2048
@@ -86,15 +90,6 @@ class Cliff:
         return (_numbers(settings)[self.number] > self.threshold) == self.above and _CONDITIONS[self.condition](
             settings
         )
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryMargin:
-    """What the memory plan leaves per GPU: GiB after the weights, KV tokens per scheduler, GiB free at run time."""
-
-    after_weights_gib: float
-    kv_tokens: int
-    runtime_gib: float
 
 
 def _levels(settings: EngineSettings) -> dict[str, str]:
@@ -168,18 +163,25 @@ class World:
         count = 1 + (self._uniform("crash", "count") < 0.5)
         return {name: self._pick(_CRASH_KINDS, "crash-kind", name) for name in ranked[:count]}
 
-    def fate(self, settings: EngineSettings, margin: MemoryMargin) -> CrashKind | None:
-        """How this configuration fails to start or to serve; None: it works."""
-        if margin.after_weights_gib - max(0.0, self.memory_shift_gib) < 0:
+    def memory_fate(self, plan: MemoryPlan) -> CrashKind | None:
+        """Whether memory runs out, given what this world needs beyond the plan, and of what."""
+        after_weights_gib = (plan.acc.hbm_bytes - plan.runtime_bytes - plan.weights_bytes) / GIB
+        if after_weights_gib - max(0.0, self.memory_shift_gib) < 0:
             return "oom_weights"
-        if margin.kv_tokens < 2:
+        if plan.kv_capacity_tokens < 2:
             return "oom_kv"
-        if margin.runtime_gib - self.memory_shift_gib < 0:
-            return "oom_runtime"
-        for name, kind in self.incompatible.items():
-            if _CRASHES[name](settings):
-                return kind
-        return None
+        return "oom_runtime" if plan.dynamic_margin_gib - self.memory_shift_gib < 0 else None
+
+    def incompatibility(self, settings: EngineSettings) -> CrashKind | None:
+        """How this world's incompatible combinations fail; None: this is none of them."""
+        return next((kind for name, kind in self.incompatible.items() if _CRASHES[name](settings)), None)
+
+    def node_factor(self, start: str) -> float:
+        """Multiplier on all step times of the node that this start of an engine lands on; most nodes are sound."""
+        if self.seed == 0 or not start or self._uniform("node", start) >= SLOW_NODE_SHARE:
+            return 1.0
+        low, high = SLOW_NODE_FACTOR
+        return low + (high - low) * self._uniform("node", start, "factor")
 
     # --- hashing
 
@@ -218,10 +220,12 @@ class World:
 class DistortedSteps:
     """The model's step times as this world has them."""
 
-    def __init__(self, steps: StepTimes, world: World, settings: EngineSettings) -> None:
+    def __init__(self, steps: StepTimes, world: World, settings: EngineSettings, start: str = "") -> None:
+        """`start` names one start of the engine: it may land on a slow node."""
         self._steps = steps
-        self._prefill = world.factor("prefill", settings)
-        self._decode = world.factor("decode", settings)
+        node = world.node_factor(start)
+        self._prefill = world.factor("prefill", settings) * node
+        self._decode = world.factor("decode", settings) * node
         shift = world.acceptance_shift_tokens if settings.speculation_steps else 0.0
         self.tokens_per_verify = max(1.0, steps.tokens_per_verify + shift)
         self.request_overhead_s = steps.request_overhead_s

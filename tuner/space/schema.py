@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from tuner.space.definitions import AcceleratorSpec, ArchitectureSpec
 from tuner.space.fields import (
     CHOICE,
     DIMENSION,
@@ -308,9 +309,12 @@ class ConfirmSpec(Model):
 
 
 class ModelSpec(Model):
-    """What the engine model knows of the served model: a catalogue name, or the path of a config.json."""
+    """What the model knows of the served model: a name of the catalogue or of `architectures`, or a config.json."""
 
     architecture: Text
+
+
+_Name = Annotated[str, Field(pattern=NAME, max_length=40)]
 
 
 class SpaceFile(Model):
@@ -319,6 +323,10 @@ class SpaceFile(Model):
     version: Literal[1]
     name: Annotated[str, Field(pattern=NAME, max_length=20)]
     model: ModelSpec
+    accelerators: dict[_Name, AcceleratorSpec] = Field(default_factory=dict)
+    architectures: dict[Annotated[str, Field(pattern=CHOICE, max_length=40)], ArchitectureSpec] = Field(
+        default_factory=dict
+    )
     pools: dict[Annotated[str, Field(pattern=NAME, max_length=20)], Pool] = Field(min_length=1)
     workload: WorkloadSpec
     objective: Objective

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
@@ -83,6 +84,27 @@ class Space:
             sampling=Sampling(**w.sampling.model_dump()),
             prompts=w.prompts.corpus,
         )
+
+    def accelerator_said(self, pool: str) -> str | dict[str, Any]:
+        """The pool's accelerator: a catalogue name, or the file's own definition of it with its name."""
+        name = self.spec.pools[pool].accelerator
+        own = self.spec.accelerators.get(name)
+        return name if own is None else {"name": name, **own.model_dump(mode="json", exclude_none=True)}
+
+    def architecture_said(self, name: str = "") -> str | dict[str, Any]:
+        """The model's (or the named) architecture: a catalogue name, an absolute path, or the file's definition."""
+        name = name or self.spec.model.architecture
+        own = self.spec.architectures.get(name)
+        if own is None:
+            return self._beside(name)
+        doc = {"name": name, **own.model_dump(mode="json", exclude_none=True)}
+        return doc | ({"config": self._beside(own.config)} if isinstance(own.config, str) else {})
+
+    def _beside(self, name: str) -> str:
+        """A path relative to the file made absolute; whatever is no such path stays as it is."""
+        file = Path(self.file).parent / name
+        folder = "/" in name and (file / "config.json").is_file()
+        return str(file.resolve()) if folder or file.is_file() else name
 
     @cached_property
     def by_name(self) -> dict[str, Dimension]:

@@ -6,20 +6,23 @@ Knows how a configuration becomes a command line; knows no storage and no runtim
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tuner.launch.argv import render
+from tuner.model.architecture import Architecture
+from tuner.model.catalogue import Accelerator
 from tuner.space.config import Choice, Scalar, ServingConfig
 from tuner.space.load import seeds_of
 from tuner.space.space import Space
-from tuner.study.points import Points, architecture_name, complete_seeds
+from tuner.study.points import Points, accelerator_of, architecture_of, complete_seeds
 from tuner.study.problem import Budget, ConfirmPlan, Problem, TokenWeights
 from tuner.trial.spec import Confirm, Deadlines, TrialSpec
 
-NOT_MEASURED = ("name", "budget", "confirm", "seeds", "rules")
+NOT_MEASURED = ("name", "budget", "confirm", "seeds", "rules", "accelerators", "architectures")
 """Sections of a space file that may change between resumes: they change no measurement."""
 NOT_MEASURED_OF_POOL = (
     "usd_per_gpu_hour",
@@ -47,7 +50,11 @@ class Where:
 
 
 def identity(space: Space, where: Where) -> dict[str, Any]:
-    """Everything that changes a measurement, as a JSON document. Another identity is another study."""
+    """Everything that changes a measurement, as a JSON document. Another identity is another study.
+
+    What the file itself says of accelerators and architectures changes predictions only: it counts where the
+    measurement is a prediction.
+    """
     doc = space.spec.model_dump(mode="json", exclude=set(NOT_MEASURED))
     for pool in doc["pools"].values():
         for key in NOT_MEASURED_OF_POOL:
@@ -56,13 +63,34 @@ def identity(space: Space, where: Where) -> dict[str, Any]:
     doc["model"]["content"] = _config_digest(space)
     forbidding = [rule for rule in space.spec.rules if rule.forbid]
     doc["rules"] = {rule.id: {"forbid": rule.forbid, "engine": rule.engine} for rule in forbidding}
+    if where.simulated:
+        doc |= _defined(space)
     doc["runtime"] = {"simulated": where.simulated, "world": where.world, "program": list(where.program)}
     return doc
 
 
+def _defined(space: Space) -> dict[str, Any]:
+    """The definitions of the file that are used, as what they come to; nothing where the catalogue has everything."""
+    found: dict[str, Any] = {}
+    own = {p: accelerator_of(space, p) for p in space.spec.pools if not isinstance(space.accelerator_said(p), str)}
+    if own:
+        found["accelerators"] = {pool: _facts(acc) for pool, acc in own.items()}
+    if not isinstance(space.architecture_said(), str):
+        found["architectures"] = _facts(architecture_of(space))
+    return found
+
+
+def _facts(entry: Accelerator | Architecture) -> dict[str, Any]:
+    doc = {key: value for key, value in asdict(entry).items() if key != "source"}
+    return cast("dict[str, Any]", json.loads(json.dumps(doc)))  # as it comes back from the database: lists, no tuples
+
+
 def _config_digest(space: Space) -> str | None:
     """A user's config.json counts by what it says, not by where it lies; a catalogue name speaks for itself."""
-    path = Path(architecture_name(space))
+    said = space.architecture_said()
+    if not isinstance(said, str):
+        return None
+    path = Path(said, "config.json") if Path(said).is_dir() else Path(said)
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else None
 
 
@@ -145,8 +173,8 @@ class SpecMaker:
             engine_version=deployment.engine_version,
             confirm=confirm,
             context={
-                "accelerator": deployment.accelerator,
-                "architecture": architecture_name(self.space),
+                "accelerator": self.space.accelerator_said(config.pool),
+                "architecture": self.space.architecture_said(),
                 "precision": deployment.precision,
                 "model": deployment.model,
                 "program": list(command.program),

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from tuner.model.catalogue import accelerator
 from tuner.model.startup import seconds_to_ready
 from tuner.study.budget import Used, without
 from tuner.study.events import StoppedBy
-from tuner.study.points import Point, Points, architecture_of
+from tuner.study.points import Point, Points, accelerator_of, architecture_of
 from tuner.study.problem import Problem
 
 WARM_S = 30.0
@@ -41,6 +40,9 @@ class Forecast:
     usd: float
     nodes: int
     ends_by: StoppedBy
+
+
+_ROUNDING = 1e-9  # half of twelve trials is six, whatever the last bits say
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def _trials(points: Points, problem: Problem, each: Used, confirming: Used) -> t
         ("gpu_hours", budget.gpu_hours, each.gpu_hours),
         ("usd", budget.usd, each.usd),
     )
-    ends += [(math.ceil(limit / one), why) for why, limit, one in limits if limit is not None]
+    ends += [(math.ceil(limit / one - _ROUNDING), why) for why, limit, one in limits if limit is not None]
     return min(ends, key=lambda end: end[0])
 
 
@@ -122,7 +124,7 @@ def _usual_of(likely: Sequence[Point], points: Points, problem: Problem, nodes: 
 
 def trial_seconds(points: Points, point: Point) -> float:
     """Seconds of one trial: start-up, warm-up, load, stop."""
-    acc = accelerator(point.deployment.accelerator)
+    acc = accelerator_of(points.space, point.config.pool)
     ready_s = seconds_to_ready(architecture_of(points.space), acc, point.settings)
     return ready_s + WARM_S + _probe_s(point, points) + STOP_S
 

@@ -6,17 +6,18 @@ Knows the file's rules, the engine's start-up rules and the memory model; knows 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from pathlib import Path
 
 from tuner.errors import Problem, SpaceError, UsageError
-from tuner.launch.platform import Platform, platform
+from tuner.launch.platform import Platform, platform_of
 from tuner.launch.rules import start_up_check
+from tuner.model import definition
 from tuner.model.architecture import Architecture
 from tuner.model.capacity import Prediction, predict_many
-from tuner.model.catalogue import GIB, Accelerator, accelerator, architecture
+from tuner.model.catalogue import Accelerator, accelerator, accelerators, architecture, architectures
+from tuner.model.definition import refuse_taken
 from tuner.model.settings import EngineSettings
 from tuner.space.config import Layout, ServingConfig
 from tuner.space.deployment import Deployment, Rejection
@@ -87,28 +88,15 @@ class Machine:
     def of(self, pool: str) -> tuple[Accelerator, Platform]:
         """The pool's accelerator, and what the engine's start-up looks at."""
         if pool not in self._platforms:
-            acc = accelerator(self.space.spec.pools[pool].accelerator)
-            arch = self.architecture
-            facts = platform(
-                acc.name,
-                acc.hbm_bytes / GIB,
-                dsa=arch.index_layers > 0,
-                attention_heads=arch.heads,
-                routed_experts=arch.experts,
-                context_tokens=arch.max_context_tokens,
-            )
-            self._platforms[pool] = (acc, facts)
+            acc = accelerator_of(self.space, pool)
+            self._platforms[pool] = (acc, platform_of(acc, self.architecture))
         return self._platforms[pool]
 
 
 def _check_known(space: Space) -> None:
+    """Everything the file names or defines can be built, each mistake at its place."""
     problems = []
-    named: list[tuple[tuple[str, ...], Callable[[], object]]] = [
-        (("model", "architecture"), lambda: architecture_of(space))
-    ]
-    for name, pool in space.spec.pools.items():
-        named.append((("pools", name, "accelerator"), partial(accelerator, pool.accelerator)))
-    for path, look_up in named:
+    for path, look_up in _look_ups(space):
         try:
             look_up()
         except UsageError as exc:
@@ -117,21 +105,42 @@ def _check_known(space: Space) -> None:
         raise SpaceError(problems)
 
 
+def _look_ups(space: Space) -> Iterator[tuple[tuple[str, ...], Callable[[], object]]]:
+    spec = space.spec
+    for name, acc in spec.accelerators.items():
+        step = f"take another name, and `like: {name}` for what is the same"
+        yield ("accelerators", name), partial(refuse_taken, name, accelerators(), "an accelerator", step)
+        if acc.like is not None:
+            yield ("accelerators", name, "like"), partial(accelerator, acc.like)
+    for name in spec.architectures:
+        yield ("architectures", name), partial(refuse_taken, name, architectures(), "an architecture", "take another")
+        yield ("architectures", name, "config"), partial(definition.architecture_of, space.architecture_said(name))
+    if spec.model.architecture not in spec.architectures:
+        yield ("model", "architecture"), partial(architecture_of, space)
+    for pool in spec.pools:
+        if spec.pools[pool].accelerator not in spec.accelerators:
+            yield ("pools", pool, "accelerator"), partial(accelerator_of, space, pool)
+
+
+def accelerator_of(space: Space, pool: str) -> Accelerator:
+    """What the model knows of a pool's accelerator. Raises UsageError."""
+    said = space.accelerator_said(pool)
+    if isinstance(said, str):
+        return accelerator(said, also=space.spec.accelerators)
+    return definition.accelerator_of(said)
+
+
 @lru_cache(maxsize=8)
-def _architecture(name_or_path: str) -> Architecture:
-    return architecture(name_or_path)
-
-
-def architecture_name(space: Space) -> str:
-    """The catalogue name, or the absolute path of a config.json given relative to the space file."""
-    name = space.spec.model.architecture
-    beside = Path(space.file).parent / name
-    return str(beside.resolve()) if beside.is_file() else name
+def _architecture(name_or_path: str, also: tuple[str, ...]) -> Architecture:
+    return architecture(name_or_path, also=also)
 
 
 def architecture_of(space: Space) -> Architecture:
     """What the model knows of the served model. Raises UsageError."""
-    return _architecture(architecture_name(space))
+    said = space.architecture_said()
+    if isinstance(said, str):
+        return _architecture(said, tuple(space.spec.architectures))
+    return definition.architecture_of(said)
 
 
 def evaluate(space: Space, progress: Progress | None = None) -> Points:
