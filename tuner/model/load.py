@@ -93,9 +93,9 @@ class LoadCurves:
         self._asked_cv2, self._out_cv2 = length_cv2(workload.input_tokens), length_cv2(outputs)
         self._stretch = length_p95(workload.input_tokens) / self._asked
         # the engine hands requests to its schedulers in turn: each sees every n-th arrival of a Poisson stream
-        poisson = workload.arrivals == "poisson"
-        self._streams = self._dp if poisson else np.full_like(self._dp, _EVEN_STREAMS)
-        self._replica_cv2 = (1.0 if poisson else 0.0) / self._dp
+        even = workload.arrivals == "constant"
+        self._streams = np.full_like(self._dp, _EVEN_STREAMS) if even else self._dp
+        self._replica_cv2 = workload.arrivals_cv2 / self._dp
         self._slot_cv2 = self._replica_cv2 / self._ranks
         self._chunk = _column(settings, lambda s: chunk_tokens(s, workload.max_context_tokens))
         self._mixed = _column(settings, lambda s: s.mixed_chunk)

@@ -31,6 +31,9 @@ tears every third connection cannot pass for one that closes idle ones."""
 CONNECTION_ERRORS = frozenset({"refused", "reset", "truncated", "timeout"})
 """Errors that may mean that the engine itself is gone."""
 
+_OURS = CONNECTION_ERRORS | {"token_count", "bad_event"}
+"""Errors whose sentence is the client's own."""
+
 
 def _ignore(_: float) -> None:
     return None
@@ -177,7 +180,7 @@ class StreamClient:
     """Sends requests to one path of one server and keeps its connections.
 
     `first_token_s` is how long the first token, and later any next one, may take; `request_s` the whole answer.
-    `messages` keeps one sentence of the server per error word.
+    `messages` keeps one sentence of the server per error word; without `quote` none of those it wrote into an answer.
     """
 
     def __init__(
@@ -187,6 +190,7 @@ class StreamClient:
         *,
         first_token_s: float = 600.0,
         request_s: float = 3600.0,
+        quote: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         url = urlsplit(base_url)
@@ -198,7 +202,7 @@ class StreamClient:
             "Accept: text/event-stream\r\nContent-Length: "
         ).encode()
         self._first_token_s, self._request_s = first_token_s, request_s
-        self._clock = clock
+        self._clock, self._quote = clock, quote
         self.spares = 0
         """Connections kept open beyond those in use: opening one takes time that a due request does not have."""
         self._opening: asyncio.Task[None] | None = None
@@ -329,7 +333,8 @@ class StreamClient:
             error = "token_count"
             answer.message = f"{answer.output_tokens} tokens were counted, {order.expected_tokens} were asked for"
         if error is not None:
-            self.messages.setdefault(error, answer.message)
+            told = answer.message if self._quote or error in _OURS else "(not shown: it may repeat a prompt)"
+            self.messages.setdefault(error, told)
         first_token_s = answer.first_token_s
         if first_token_s is None and error is None:
             # The tokens made no text (held-back bytes, special tokens): the end of the answer shows them.

@@ -54,10 +54,19 @@ def identity(space: Space, where: Where) -> dict[str, Any]:
             pool.pop(key, None)
     doc["space"] = space.spec.space.model_dump(mode="json")
     doc["model"]["content"] = _config_digest(space)
+    doc["workload"]["prompts"] = _prompts_digest(space)
     forbidding = [rule for rule in space.spec.rules if rule.forbid]
     doc["rules"] = {rule.id: {"forbid": rule.forbid, "engine": rule.engine} for rule in forbidding}
     doc["runtime"] = {"simulated": where.simulated, "world": where.world, "program": list(where.program)}
     return doc
+
+
+def _prompts_digest(space: Space) -> dict[str, Any]:
+    """A file of prompts or a trace counts by what it says, not by where it lies."""
+    traffic = space.traffic
+    if traffic is None:
+        return {"corpus": "builtin"}
+    return {traffic.kind: traffic.sha256, "block_tokens": traffic.block_tokens}
 
 
 def _config_digest(space: Space) -> str | None:
