@@ -65,7 +65,8 @@ def load_space(path: Path, check_flag: CheckFlag, *, shown_as: str | None = None
         problems += [p for p in problems_of(exc, document) if (p.line, p.column) not in told]
         spec = _without(faulty_paths(exc, document), document, problems)
     traffic, found = open_traffic(document, spec.workload, document.folder)
-    if found:  # without lengths nothing else can be judged
+    lengths = (spec.workload.input_tokens, spec.workload.output_tokens)
+    if found or (traffic is None and None in lengths):  # without lengths nothing else can be judged
         raise SpaceError(problems + found)
     return _Loader(document, spec, check_flag, problems, traffic).space()
 

@@ -11,6 +11,7 @@ from tuner.space.schema import WorkloadSpec
 from tuner.space.traffic import Traffic, TrafficError, read_traffic, resolve
 
 _FROM_TRACE = ("input_tokens", "output_tokens", "cached_fraction", "prefix_groups")
+_MISSING = "is missing"
 _FROM_FILE = ("cached_fraction", "prefix_groups")
 
 _Found = Iterator[tuple[str, str]]
@@ -21,21 +22,25 @@ def open_traffic(document: Document, workload: WorkloadSpec, folder: Path) -> tu
     """The content of the workload's file, None without one; and every problem of it."""
     prompts = workload.prompts
     if (name := prompts.trace or prompts.file) is None:
-        return None, [document.problem(("workload", key), text) for key, text in _without_file(workload)]
+        there = set(document.data["workload"])  # what is there and could not be read has been complained about
+        if "prompts" in there - workload.model_fields_set:
+            return None, []
+        found = [(key, text) for key, text in _without_file(workload) if text != _MISSING or key not in there]
+        return None, [document.problem(("workload", key), text) for key, text in found]
     try:
         traffic = read_traffic(
             resolve(name, folder), "trace" if prompts.trace else "file", name=name, block_tokens=prompts.block_tokens
         )
     except TrafficError as error:
         return None, [Problem(name, error.line, 1, error.message)]
-    found = _with_trace(workload, traffic) if prompts.trace else _with_file(workload, traffic)
-    return traffic, [document.problem(("workload", key), text) for key, text in found]
+    problems = _with_trace(workload, traffic) if prompts.trace else _with_file(workload, traffic)
+    return traffic, [document.problem(("workload", key), text) for key, text in problems]
 
 
 def _without_file(workload: WorkloadSpec) -> _Found:
     for key in ("input_tokens", "output_tokens"):
         if getattr(workload, key) is None:
-            yield key, "is missing"
+            yield key, _MISSING
     if workload.arrivals == "trace":
         yield "arrivals", "trace needs `prompts: {trace: FILE}`, whose times they follow"
 
