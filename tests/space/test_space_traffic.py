@@ -108,9 +108,13 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, raw, kind):
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     path.write_bytes(raw)
     try:
-        assert read_traffic(path, kind, name="any").rows
+        told: object = read_traffic(path, kind, name="any")
     except TrafficError as error:
-        assert 0 <= error.line <= raw.count(b"\n") + 1
+        told = error
+    if isinstance(told, TrafficError):
+        assert 0 <= told.line <= raw.count(b"\n") + 1
+    else:
+        assert told.rows
 
 
 @given(st.lists(st.integers(1, 10_000), min_size=1, max_size=50), st.integers())
@@ -130,7 +134,7 @@ def test_a_runner_finds_the_file_in_its_folder_and_refuses_another(tmp_path):
     (tmp_path / "trace.jsonl").write_text(a_trace(41))
     with pytest.raises(TrafficError, match="has the sha256"):
         traffic_for(workload, tmp_path)
-    with pytest.raises(TrafficError, match="elsewhere/trace.jsonl: no such file"):
+    with pytest.raises(TrafficError, match=r"elsewhere/trace\.jsonl: no such file"):
         traffic_for(workload, tmp_path / "elsewhere")
 
 

@@ -61,12 +61,14 @@ class _Connection(asyncio.Protocol):
         self.idle_since_s = 0.0
         self._parser = httptools.HttpResponseParser(self)
         self._now_s = 0.0
+        self._between_chunks = False
 
     def start(self, exchange: _Exchange, payload: bytes) -> float:
         """Write the request; the time it left."""
         assert self.transport is not None
         self.exchange = exchange
         self._parser = httptools.HttpResponseParser(self)
+        self._between_chunks = False
         sent_s = self._clock()
         self.transport.write(payload)
         return sent_s
@@ -84,16 +86,23 @@ class _Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]  # uvloop's transports do not inherit from asyncio's
 
     def data_received(self, data: bytes) -> None:
-        self._now_s = self._clock()
-        if self.exchange is None:
+        now_s = self._now_s = self._clock()
+        exchange = self.exchange
+        if self._between_chunks and exchange is not None and exchange.answer.take_chunk(data, now_s):
+            # One whole chunk of plain text, as most reads are: the parser, between chunks, need not know of it.
+            exchange.last_s = now_s
+            return
+        if exchange is None:
             # Nothing was asked: a stray answer; the connection is of no use any more.
             self.abort()
             return
-        self.exchange.received = True
+        exchange.received = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._end("protocol", str(error))
+        if self._between_chunks and not data.endswith(b"\r\n"):
+            self._between_chunks = False  # the next one's size has begun to come
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -108,6 +117,12 @@ class _Connection(asyncio.Protocol):
 
     # httptools
 
+    def on_chunk_header(self) -> None:
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._between_chunks = True
+
     def on_body(self, body: bytes) -> None:
         if self.exchange is not None:
             self.exchange.body(self._parser.get_status_code(), body, self._now_s)
@@ -115,6 +130,7 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         reusable = self._parser.should_keep_alive()
         exchange, self.exchange = self.exchange, None
+        self._between_chunks = False
         if exchange is not None:
             exchange.end(self._parser.get_status_code(), self._now_s)
         if not reusable:
@@ -208,6 +224,8 @@ class StreamClient:
         self._opening: asyncio.Task[None] | None = None
         self._idle: list[_Connection] = []
         self._forgiven = 0
+        self.resent = 0
+        """Requests asked once more, on a new connection: a kept one had been closed, and not a byte had come."""
         self.messages: dict[str, str] = {}
         self.gaps: dict[int, dict[int, int]] = {}
         """Counted gaps between chunks by level (`tuner.probe.gaps`)."""
@@ -229,6 +247,7 @@ class StreamClient:
             if exchange.received or exchange.answer.error == "timeout" or not stale:
                 return self._record(order, exchange.answer, sent_s, done_s)
             # The server had closed a connection it had offered to keep: not a byte came, so asking again is safe.
+            self.resent += 1
             on_sent = _ignore
         try:
             fresh = await self._connect()

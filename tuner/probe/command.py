@@ -264,6 +264,7 @@ def document_of(
             "throttled_s": client.get("throttled_s", 0.0),
             "bodies_late": client.get("bodies_late", 0),
             "longest_stall_s": client.get("longest_stall_ms", 0.0) / 1e3,
+            "resent": client.get("resent", 0),
             "messages": client.get("messages", {}),
         },
         "warnings": list(report.warnings),

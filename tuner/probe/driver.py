@@ -6,6 +6,7 @@ Also watches itself: a client that sends late or whose loop lags would measure i
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -313,7 +314,13 @@ async def drive(driver: Driver) -> DriveReport:
     """Run a driver and report on the client's own health."""
     began_s, cpu_s = time.perf_counter(), time.process_time()
     before = throttled()
-    await driver.run()
+    # Prompts and records only accumulate: what exists now need not be walked by every full collection.
+    gc.collect()
+    gc.freeze()
+    try:
+        await driver.run()
+    finally:
+        gc.unfreeze()
     wall_s = max(time.perf_counter() - began_s, 1e-9)
     cpu_s = time.process_time() - cpu_s
     after, counts = throttled(), driver.counts

@@ -6,7 +6,6 @@ The trial runner calls `probe`; it never raises for what the engine does. Knows 
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -234,13 +233,9 @@ async def _load(
         check_length=workload.sampling.ignore_eos,
     )
     making = asyncio.create_task(pool.keep_ahead(lambda: driver.next_index))
-    # Prompts and records only accumulate: what exists now need not be walked by every full collection.
-    gc.collect()
-    gc.freeze()
     try:
         report = await drive(driver)
     finally:
-        gc.unfreeze()
         making.cancel()
         await asyncio.gather(making, return_exceptions=True)
     if search.outcome is None:
@@ -284,7 +279,7 @@ async def _conclude(
     outcome = search.outcome
     assert outcome is not None
     offered = report.planned_prefix_tokens / max(1, report.planned_input_tokens)
-    client = {**report.as_json(), "messages": dict(bench.client.messages)}
+    client = {**report.as_json(), "messages": dict(bench.client.messages), "resent": bench.client.resent}
     if counted_share is not None:
         client["cached_share_by_counters"] = round(counted_share, 4)
     traffic = bench.bodies.traffic

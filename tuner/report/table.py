@@ -86,6 +86,9 @@ def _sentences(summary: StudySummary) -> list[str]:
         f"trials: {counts or 'none'}; {used.gpu_hours:.1f} GPU-hours, {money(used.usd)}, {duration(used.wall_s)}",
         f"search: {_ended(summary)}",
     ]
+    alike = [f"{f.trial} as {f.same_as}" for f in summary.trials_in_order if f.same_as is not None]
+    if alike:
+        lines.append(f"asked differently, but the engine ran the same settings: trial {', '.join(alike)}")
     best = summary.best
     if best is None:
         return [*lines, nearest_miss(summary)]
