@@ -22,7 +22,7 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy tuner
-	$(BIN)/mypy --python-version 3.10 tuner/errors.py tuner/space/config.py tuner/space/secrets.py tuner/space/workload.py tuner/probe tuner/trial
+	$(BIN)/mypy --python-version 3.10 tuner/errors.py tuner/space/config.py tuner/space/secrets.py tuner/space/traffic.py tuner/space/workload.py tuner/probe tuner/trial
 
 layers: $(VENV)/.installed-dev
 	$(BIN)/lint-imports

@@ -330,7 +330,7 @@ def test_a_winner_that_does_not_hold_is_not_confirmed(monkeypatch):
     small_space(".")
     simulate = simulated.simulate
     monkeypatch.setattr(
-        simulated, "simulate", lambda spec, world: (infeasible(spec), 60.0) if spec.confirm else simulate(spec, world)
+        simulated, "simulate", lambda spec, *rest: (infeasible(spec), 60.0) if spec.confirm else simulate(spec, *rest)
     )
     said = tuner(*SEARCH, "--trials", "2")
     assert EXIT_UNCONFIRMED == said.code

@@ -209,7 +209,7 @@ def _runtime(request: Request) -> Runtime:
     if request.runtime == "simulated":
         from tuner.runtime.simulated import SimulatedRuntime
 
-        return SimulatedRuntime(nodes, world=_world(request))
+        return SimulatedRuntime(nodes, world=_world(request), traffic=request.space.traffic)
     if request.runtime == "external":
         from tuner.runtime.external import ExternalRuntime
 
@@ -220,7 +220,8 @@ def _runtime(request: Request) -> Runtime:
 
     smallest = min(layout.gpus for layout in request.space.layouts)
     slots = {name: max(1, pool.gpus_per_node // smallest) for name, pool in pools.items()}
-    return LocalRuntime(slots, workdir=Path(f"{request.name}.trials").resolve())
+    workdir = Path(f"{request.name}.trials").resolve()
+    return LocalRuntime(slots, workdir=workdir, files=request.space.folder)
 
 
 def prediction(space: str | None, sets: Sequence[str], hardware: Hardware, traffic: Traffic) -> dict[str, Any]:

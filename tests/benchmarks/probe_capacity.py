@@ -1,6 +1,6 @@
 """How true and how dear the capacity search is, on five modelled engines in virtual time.
 
-    python tests/benchmarks/probe_capacity.py [--seeds 20] [--engine NAME ...] [--truth]
+    python tests/benchmarks/probe_capacity.py [--seeds 20] [--first-seed 0] [--engine NAME ...] [--truth]
 
 Prints one line per engine and bar. The truth is the highest rate whose TTFT p95 over 20,000 requests meets the limit;
 `--truth` finds it again by bisection (minutes), otherwise the figures kept here are used. Exit 1 when a bar is missed.
@@ -152,8 +152,8 @@ def probe(case: Case, seed: int, incumbent: float | None, guess: float | None) -
     return VirtualRun(search, case.engine, case.stream(seed)).run()
 
 
-def survivors(case: Case, seeds: int, guess: float | None) -> bool:
-    outcomes = [probe(case, seed, None, guess) for seed in range(seeds)]
+def survivors(case: Case, seeds: range, guess: float | None) -> bool:
+    outcomes = [probe(case, seed, None, guess) for seed in seeds]
     shares = [(o.capacity_low_req_per_s or 0.0) / case.truth_req_per_s for o in outcomes]
     seconds = [o.duration_s for o in outcomes]
     mean, bar_s = statistics.mean(shares), 4 * case.e2e_s + 60
@@ -167,13 +167,13 @@ def survivors(case: Case, seeds: int, guess: float | None) -> bool:
     return good
 
 
-def losers(case: Case, seeds: int) -> bool:
-    outcomes = [probe(case, seed, LOSER * case.truth_req_per_s, None) for seed in range(seeds)]
+def losers(case: Case, seeds: range) -> bool:
+    outcomes = [probe(case, seed, LOSER * case.truth_req_per_s, None) for seed in seeds]
     pruned = sum(o.state == "pruned" for o in outcomes)
     seconds, bar_s = [o.duration_s for o in outcomes], 2 * case.e2e_s + 30
-    good = pruned == seeds and statistics.mean(seconds) <= bar_s
+    good = pruned == len(seeds) and statistics.mean(seconds) <= bar_s
     print(
-        f"{case.name:28} loser: dropped {pruned}/{seeds}  "
+        f"{case.name:28} loser: dropped {pruned}/{len(seeds)}  "
         f"virtual s mean {statistics.mean(seconds):4.0f} max {max(seconds):4.0f} (bar {bar_s:.0f})  "
         f"{'ok' if good else 'MISSED'}",
         flush=True,
@@ -184,19 +184,20 @@ def losers(case: Case, seeds: int) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=0, help="others than those the search was designed with")
     parser.add_argument("--engine", action="append", help="letters of the engines to run; default: all")
     parser.add_argument("--truth", action="store_true", help="find the truth again and print it")
     parser.add_argument("--guess", type=float, help="start from a prediction of this share of the truth")
     options = parser.parse_args()
-    good = True
+    good, seeds = True, range(options.first_seed, options.first_seed + options.seeds)
     for case in (c for c in CASES if not options.engine or c.name[0] in options.engine):
         began_s = time.perf_counter()
         if options.truth:
             print(f"{case.name:28} truth {true_capacity(case):.3f} req/s, E {e2e_at_cap(case):.1f} s", flush=True)
             continue
         guess = options.guess * case.truth_req_per_s if options.guess else None
-        good = survivors(case, options.seeds, guess) and good
-        good = losers(case, options.seeds) and good
+        good = survivors(case, seeds, guess) and good
+        good = losers(case, seeds) and good
         print(f"{'':28} ({time.perf_counter() - began_s:.0f} s of computing)", flush=True)
     return 0 if good else 1
 

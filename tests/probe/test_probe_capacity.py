@@ -302,3 +302,19 @@ def test_strangers_are_ignored():
     assert search.book.flights.failed == 0
     assert search.handle(EngineDied(2.0)) == [Stop()]
     assert search.handle(EngineDied(3.0)) == []
+
+
+def test_a_full_server_that_serves_nothing_any_more_is_infeasible():
+    """Ten quick answers, then silence for longer than the window the throughput is counted over."""
+    search = CapacitySearch(ProbeSettings(Limits(ttft_p95_s=1.0), 10.0, max_running=1))
+    search.start(0.0)
+    for i in range(10):
+        at_s = i / 100
+        search.handle(Sent(i, 0, at_s, at_s))
+        search.handle(FirstToken(i, at_s + 0.001))
+        record = RequestRecord(i, 0, at_s, at_s, at_s + 0.001, at_s + 0.005, 10, 10, 0)
+        search.handle(Finished(record))
+    search.handle(Tick(6.0))
+    assert search.outcome is not None
+    assert (search.outcome.state, search.outcome.kind) == ("infeasible", "floor")
+    assert "serves nothing" in search.outcome.reason

@@ -145,8 +145,9 @@ def test_a_kept_connection_torn_while_in_use_is_a_fault():
 
 
 def test_a_kept_connection_that_closes_at_once_is_asked_again_and_only_once():
-    records, server, _, told = ask([([GOOD], KEEP), ([], CLOSE), ([], RESET)], times=2)
+    records, server, client, told = ask([([GOOD], KEEP), ([], CLOSE), ([], RESET)], times=2)
     assert [r.error for r in records] == [None, "reset"]
+    assert client.resent == 1
     assert server.connections == 2
     assert told.count(("sent", 1)) == 1
 

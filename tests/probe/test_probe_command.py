@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from support.cli import tuner
 from support.loopback_engine import LoopbackEngine
+from support.traffic import SECRET, a_trace, some_prompts
 
 KEYS = {
     "valid", "invalid_reasons", "requests", "errors", "ttft_p50_s", "ttft_p95_s", "ttft_sent_p95_s", "tpot_p50_s",
@@ -150,7 +151,7 @@ def test_nobody_at_the_url_is_exit_5():
         (("--url", "http://h:1", *SIZE, "--rate", "nan"), "--rate"),
         (("--url", "http://h:1", *SIZE, "--rate", 1, "--duration", -1), "--duration"),
         (("--url", "http://h:1", *SIZE, "--rate", 1, "--cached-fraction", 1), "--cached-fraction"),
-        (("--url", "http://h:1", *SIZE, "--rate", 1, "--arrivals", "bursty"), "poisson or constant"),
+        (("--url", "http://h:1", *SIZE, "--rate", 1, "--arrivals", "bursty"), "one of poisson, constant, trace"),
         (("--url", "http://h:1", *SIZE, "--rate", 1, "--records", "/no/such/x"), "no such folder"),
         (("--url", "https://h:1", *SIZE, "--rate", 1), "TLS"),
         (("--url", "http://h:1/v1", *SIZE, "--rate", 1), "without a path"),
@@ -164,3 +165,46 @@ def test_bad_options_are_one_line_and_exit_2(options, words):
     assert (said.code, said.out) == (2, "")
     assert words in said.err
     assert len(said.err.splitlines()) == 1
+
+
+def test_a_trace_and_prompts_are_measured_by_file(tmp_path):
+    trace, prompts = tmp_path / "trace.jsonl", tmp_path / "prompts.jsonl"
+    trace.write_text(a_trace(20))
+    prompts.write_text(some_prompts())
+    rows_at = tmp_path / "rows.jsonl"
+    with serving(LoopbackEngine(slots=32)) as url:
+        load = ("--url", url, "--rate", 15, "--duration", 1.5, "--json")
+        replayed = tuner("probe", *load, "--trace", trace, "--arrivals", "trace")
+        own = tuner("probe", *load, "--prompts", prompts, "--records", rows_at)
+    document = json.loads(replayed.out)
+    assert document["prompts"]["kind"] == "trace"
+    assert document["errors"] == 0
+    assert document["cached_fraction_offered"] == pytest.approx(document["cached_fraction"], abs=0.1)
+    assert json.loads(own.out)["prompts"]["requests"] == 12
+    assert json.loads(own.out)["requests"] > 0
+    assert SECRET not in own.out + own.err + rows_at.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--trace", "t", "--prompts", "p"), "--prompts or --trace, not both"),
+        (("--trace", "none.jsonl"), "none.jsonl: no such file"),
+        (("--trace", "p"), "p:1: has no `timestamp`"),
+        (("--trace", "t", "--output-tokens", 4), "--output-tokens goes without --trace"),
+        (("--prompts", "p", "--cached-fraction", 0.5), "--cached-fraction goes without --prompts"),
+        (("--prompts", "p", "--arrivals", "trace"), "p has no timestamps"),
+        (("--prompts", "raw"), "--output-tokens is needed"),
+        (("--prompts", "p", "--block-tokens", 64), "--block-tokens goes with --trace"),
+        (("--arrivals", "trace", *SIZE), "--arrivals trace goes with"),
+    ],
+)
+def test_files_that_do_not_go_with_the_options_are_one_line_and_exit_2(tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t").write_text(a_trace())
+    (tmp_path / "p").write_text(some_prompts())
+    (tmp_path / "raw").write_text('{"prompt": "tell"}')
+    said = tuner("probe", "--url", "http://127.0.0.1:1", "--rate", 1, *options)
+    assert said.code == 2
+    assert words in said.err
+    assert len(said.err.strip().splitlines()) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tuner.probe.client import Order, StreamClient
+from tuner.probe.client import Order, StreamClient, _Connection, _Exchange
 from tuner.probe.sse import StreamedAnswer
 
 DATA = Path(__file__).parent / "data"
@@ -116,3 +116,62 @@ def test_any_bytes_are_survived(blocks):
     for at, block in enumerate(blocks):
         answer.feed(block, float(at))
     assert answer.chunks == 0 or answer.first_token_s is not None
+
+
+class Nowhere:
+    """A transport whose bytes are not looked at."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def framed(document: object) -> bytes:
+    data = b"data: " + json.dumps(document).encode() + b"\n\n"
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def understood(reads: list[bytes]):
+    """What one connection makes of these reads, without its times."""
+
+    async def main():
+        connection = _Connection(lambda: 1.0)
+        connection.connection_made(Nowhere())
+        exchange = _Exchange(lambda _: None, {})
+        connection.start(exchange, b"")
+        for read in reads:
+            connection.data_received(read)
+        answer = exchange.answer
+        told = (answer.chunks, answer.error, answer.done, answer.output_tokens, answer.first_token_s)
+        return (*told, exchange.done.done())
+
+    return asyncio.run(main())
+
+
+texts = st.text(max_size=6) | st.sampled_from(['"', "", '","usage":{', "\\", "}", "\n", "data: x\n\n", "[DONE]", "é"])
+events = st.builds(
+    lambda text, finish, usage: {"choices": [{"delta": {"content": text}, "finish_reason": finish}], "usage": usage},
+    texts,
+    st.sampled_from([None, None, None, "length", "abort"]),
+    st.sampled_from([None, None, None, {"prompt_tokens": 3, "completion_tokens": 5}]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(events, min_size=3, max_size=12), st.data())
+def test_chunks_known_by_their_frame_are_understood_as_those_that_are_parsed(documents, data):
+    """Whole chunks, one a read, may pass the parser by; the same bytes one by one never do, damaged or not."""
+    chunks = [framed(document) for document in documents]
+    if data.draw(st.booleans()):
+        at = data.draw(st.integers(0, len(chunks) - 1))
+        raw = bytearray(chunks[at])
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+        chunks[at] = bytes(raw)
+    end = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+    whole = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *chunks, end]
+    assert understood(whole) == understood([bytes([byte]) for byte in b"".join(whole)])

@@ -36,6 +36,10 @@ def ended(**changes):
     [
         (StudyOpened("demo", "u", resumed=False, counted=0), "study demo (new)"),
         (StudyOpened("demo", "u", resumed=True, counted=12), "study demo (resumed with 12 trials)"),
+        (
+            ended(state="pruned", same_as=3),
+            "[5/30] trial 7 dropped: cannot beat the best so far; its engine ran the same settings as trial 3",
+        ),
         (TrialStarted(3, "demo-3", CONFIG, "model", 1), f"trial 3 starts (model): {CONFIG.describe()}"),
         (TrialStarted(3, "d", CONFIG, "model", 2), f"trial 3 starts (model, attempt 2): {CONFIG.describe()}"),
         (

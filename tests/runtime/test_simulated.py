@@ -7,11 +7,12 @@ from functools import cache
 
 import pytest
 from support.spaces import SMALL
+from support.traffic import lines, read
 
 from tuner.launch.spaces import open_space
 from tuner.runtime.protocol import Ended, Runtime, Stage
 from tuner.runtime.simulated import SimulatedRuntime, simulate
-from tuner.space.workload import Limits
+from tuner.space.workload import Length, Limits, Workload
 from tuner.study.assemble import Where, problem_of
 from tuner.study.points import evaluate
 from tuner.study.problem import Budget
@@ -273,3 +274,25 @@ def test_a_search_in_which_nothing_can_be_decided_ends(problem, tmp_path):
     outcome = search(hopeless, f"sqlite:///{tmp_path}/study.db", SimulatedRuntime({"mi355x": 1}))
     assert (outcome.exit_reason, outcome.counted) == ("runtime_unusable", 0)
     assert "undecided" in outcome.message or "no rate was shown to hold" in outcome.message
+
+
+def test_a_trace_is_replayed_with_its_sharing(a_trial, tmp_path):
+    """Every request begins as the one of 16 before it did: all but the first of each find that part cached."""
+    rows = [
+        {"timestamp": 50 * i, "input_length": 20_100, "output_length": 300, "hash_ids": [*range(g, g + 30), 10_000 + i]}
+        for i in range(400)
+        for g in [100 * (i % 16)]
+    ]
+    traffic = read(tmp_path, lines(rows), "trace")
+    workload = Workload(
+        traffic.input_tokens, Length.fixed(300), traffic.cached_fraction, traffic.prefix_groups, "trace",
+        prompts="trace", traffic=traffic.file,
+    )  # fmt: skip
+    spec = a_trial(workload=workload, limits=Limits(ttft_p95_s=3.0))
+    shared, lasted_s = simulate(spec, 0, traffic)
+    alone, _ = simulate(replace(spec, workload=replace(workload, cached_fraction=0.0, traffic=None)), 0)
+    assert shared.state == alone.state == "measured"
+    assert shared.measurement.achieved_cached_share == pytest.approx(30 * 512 / 20_100, abs=0.02)
+    assert shared.measurement.offered_cached_share == pytest.approx(traffic.cached_fraction)
+    assert shared.capacity_req_per_s > 1.3 * alone.capacity_req_per_s
+    assert simulate(spec, 0, traffic) == (shared, lasted_s)

@@ -17,7 +17,6 @@ CASES = {
     "kind of a range": ({"{float:": "{§flaot:"}, "flaot: unknown key; did you mean 'float'?"),
     "kind unlike any": ({"{values: [64": "{§zzz: [64"}, "zzz: unknown key; known: choice, float, int, values"),
     "kind of a length": ({": 2000": ": {§unifrom: [1, 2]}"}, "unifrom: unknown key; did you mean 'uniform'?"),
-    "own prompts": ({"workload:": "workload:\n  prompts: {§file: a.jsonl}"}, "not supported yet"),
     # missing
     "no price": ({"  amd:\n    ": "  amd:\n    §", "    usd_per_gpu_hour: 2.5\n": ""}, "usd_per_gpu_hour: is missing"),
     "no layout": ({"  layout: {tp: [4, 8], dp: [1, 2], attn_dp: [1, 8], gpus: 8}\n  w": "  §w"}, "layout: is missing"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
-from support.spaces import small_space
+from support.spaces import SMALL, small_space
+from support.traffic import a_trace
 
 from tuner.launch.dialect import canonical, dialect
 from tuner.launch.parse import parse_argv
@@ -220,3 +222,23 @@ def test_a_trial_carries_its_price_its_limits_and_what_a_model_of_the_hardware_n
     assert {"A": "1"} == spec.env
     assert (True, "0.5.16", "s") == (spec.simulated, spec.engine_version, spec.study)
     assert spec.image.endswith("mi35x-20260728")
+
+
+def test_a_file_of_traffic_counts_by_what_it_says(tmp_path):
+    def of(name, text):
+        (tmp_path / name).write_text(text)
+        space = tmp_path / "space.yaml"
+        workload = f"workload: {{prompts: {{trace: {name}}}, arrivals: trace}}\nobjective:"
+        space.write_text(re.sub(r"workload:.*?\nobjective:", workload, SMALL, flags=re.DOTALL))
+        points = evaluate(open_space(str(space)))
+        return identity(points.space, HERE), problem(points)
+
+    one, made = of("a.jsonl", a_trace())
+    assert of("b.jsonl", a_trace())[0] == one
+    other, _ = of("a.jsonl", a_trace(41))
+    (line,) = differences(one, other)
+    assert line.startswith("workload.prompts.trace: ")
+    assert made.workload.traffic.name == "a.jsonl"
+    assert made.candidates[0].predicted_capacity_req_per_s > 0
+    spec = made.make_spec(made.candidates[0].config, "demo-1", 1, 0, None, None)
+    assert TrialSpec.from_json(json.loads(json.dumps(spec.as_json()))) == spec

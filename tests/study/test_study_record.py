@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import optuna
 import pytest
 from support.problems import (
@@ -16,6 +18,7 @@ from support.problems import (
     raced_out,
 )
 
+from tuner.space.config import Layout
 from tuner.study.history import read_history
 from tuner.study.lock import Ownership
 from tuner.study.problem import TokenWeights
@@ -166,3 +169,18 @@ def test_history_reads_back_what_was_recorded(recorder):
     assert (running.state, running.finished, running.spec) == ("running", False, None)
     assert crash.config.fingerprint == a_config().fingerprint
     assert a_problem().pools == ("mi355x",)
+
+
+@pytest.mark.parametrize(
+    ("second", "same"), [("aaa", 0), ("bbb", None), (None, None)], ids=["the same", "others", "not told"]
+)
+def test_trials_whose_engines_ran_the_same_settings_are_noted(database, recorder, second, same):
+    """`--max-running-requests 512` and 256 may both end as 256: only the engine tells."""
+    configs = (a_config(), a_config(), dataclasses.replace(a_config(), layout=Layout(4, 2)))
+    for config, told in zip(configs, ("aaa", "aaa", second), strict=True):
+        number, spec = begin(recorder, config)
+        effective = {"fingerprint": told} if told else {}
+        ended = recorder.finish(number, spec, measured(spec, 2.0, effective=effective))
+    assert ended.same_as == same
+    assert [t.same_as for t in read_history(recorder.study)] == [None, None, same]  # a repetition is no duplicate
+    assert stored(database, number).user_attrs.get("same_as") == same

@@ -111,10 +111,11 @@ class LoadCurves:
         own = np.ceil(groups / self.schedulers)
         self._groups = np.where(sticky, own, groups)
         self._skew = np.where(sticky, own * self.schedulers / groups, 1.0)
-        poisson = self._workload.arrivals == "poisson"
-        in_turn, at_random = (self._dp, 1.0) if poisson else (_EVEN_STREAMS, 1.0 - 1.0 / self.schedulers)
+        cv2 = self._workload.arrivals_cv2
+        even = self._workload.arrivals == "constant"
+        in_turn, at_random = (_EVEN_STREAMS, 1.0 - 1.0 / self.schedulers) if even else (self._dp, cv2)
         self._streams = np.where(sticky * at_random, 1, in_turn)
-        self._replica_cv2 = np.where(sticky, at_random, (1.0 if poisson else 0.0) / self._dp)
+        self._replica_cv2 = np.where(sticky, at_random, cv2 / self._dp)
         self._slot_cv2 = self._replica_cv2 / np.where(sticky, 1.0, self._ranks)
 
     @property

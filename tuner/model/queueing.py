@@ -110,7 +110,7 @@ def length_cv2(length: Length) -> float:
         return (length.high - length.low) ** 2 / 12 / length.mean_tokens**2
     if length.kind == "lognormal":
         return math.exp(length.sigma**2) - 1
-    return 0.0
+    return length.observed_cv2
 
 
 def length_p95(length: Length) -> float:
@@ -119,4 +119,6 @@ def length_p95(length: Length) -> float:
         return length.low + 0.95 * (length.high - length.low)
     if length.kind == "lognormal":
         return min(float(length.high), max(float(length.low), length.median_tokens * math.exp(1.645 * length.sigma)))
+    if length.kind == "observed":
+        return float(length.quantiles[round(0.95 * (len(length.quantiles) - 1))])
     return float(length.low)

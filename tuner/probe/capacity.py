@@ -147,6 +147,9 @@ class CapacitySearch:
         return self._saturated(seen.rate(now_s), ceiling)
 
     def _saturated(self, rate: float, ceiling: float | None) -> list[Command]:
+        if rate <= 0:
+            text = f"serves nothing once it is full: {self._full_service} requests in service, none taken in or ended"
+            return self._end(Ending("infeasible", text, kind="floor"))
         self._ladder = Ladder(
             rate,
             self.settings.tolerance,

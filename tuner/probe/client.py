@@ -31,6 +31,9 @@ tears every third connection cannot pass for one that closes idle ones."""
 CONNECTION_ERRORS = frozenset({"refused", "reset", "truncated", "timeout"})
 """Errors that may mean that the engine itself is gone."""
 
+_OURS = CONNECTION_ERRORS | {"token_count", "bad_event"}
+"""Errors whose sentence is the client's own."""
+
 
 def _ignore(_: float) -> None:
     return None
@@ -58,12 +61,14 @@ class _Connection(asyncio.Protocol):
         self.idle_since_s = 0.0
         self._parser = httptools.HttpResponseParser(self)
         self._now_s = 0.0
+        self._between_chunks = False
 
     def start(self, exchange: _Exchange, payload: bytes) -> float:
         """Write the request; the time it left."""
         assert self.transport is not None
         self.exchange = exchange
         self._parser = httptools.HttpResponseParser(self)
+        self._between_chunks = False
         sent_s = self._clock()
         self.transport.write(payload)
         return sent_s
@@ -81,16 +86,23 @@ class _Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]  # uvloop's transports do not inherit from asyncio's
 
     def data_received(self, data: bytes) -> None:
-        self._now_s = self._clock()
-        if self.exchange is None:
+        now_s = self._now_s = self._clock()
+        exchange = self.exchange
+        if self._between_chunks and exchange is not None and exchange.answer.take_chunk(data, now_s):
+            # One whole chunk of plain text, as most reads are: the parser, between chunks, need not know of it.
+            exchange.last_s = now_s
+            return
+        if exchange is None:
             # Nothing was asked: a stray answer; the connection is of no use any more.
             self.abort()
             return
-        self.exchange.received = True
+        exchange.received = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._end("protocol", str(error))
+        if self._between_chunks and not data.endswith(b"\r\n"):
+            self._between_chunks = False  # the next one's size has begun to come
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -105,6 +117,12 @@ class _Connection(asyncio.Protocol):
 
     # httptools
 
+    def on_chunk_header(self) -> None:
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._between_chunks = True
+
     def on_body(self, body: bytes) -> None:
         if self.exchange is not None:
             self.exchange.body(self._parser.get_status_code(), body, self._now_s)
@@ -112,6 +130,7 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         reusable = self._parser.should_keep_alive()
         exchange, self.exchange = self.exchange, None
+        self._between_chunks = False
         if exchange is not None:
             exchange.end(self._parser.get_status_code(), self._now_s)
         if not reusable:
@@ -177,7 +196,7 @@ class StreamClient:
     """Sends requests to one path of one server and keeps its connections.
 
     `first_token_s` is how long the first token, and later any next one, may take; `request_s` the whole answer.
-    `messages` keeps one sentence of the server per error word.
+    `messages` keeps one sentence of the server per error word; without `quote` none of those it wrote into an answer.
     """
 
     def __init__(
@@ -187,6 +206,7 @@ class StreamClient:
         *,
         first_token_s: float = 600.0,
         request_s: float = 3600.0,
+        quote: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         url = urlsplit(base_url)
@@ -198,12 +218,14 @@ class StreamClient:
             "Accept: text/event-stream\r\nContent-Length: "
         ).encode()
         self._first_token_s, self._request_s = first_token_s, request_s
-        self._clock = clock
+        self._clock, self._quote = clock, quote
         self.spares = 0
         """Connections kept open beyond those in use: opening one takes time that a due request does not have."""
         self._opening: asyncio.Task[None] | None = None
         self._idle: list[_Connection] = []
         self._forgiven = 0
+        self.resent = 0
+        """Requests asked once more, on a new connection: a kept one had been closed, and not a byte had come."""
         self.messages: dict[str, str] = {}
         self.gaps: dict[int, dict[int, int]] = {}
         """Counted gaps between chunks by level (`tuner.probe.gaps`)."""
@@ -225,6 +247,7 @@ class StreamClient:
             if exchange.received or exchange.answer.error == "timeout" or not stale:
                 return self._record(order, exchange.answer, sent_s, done_s)
             # The server had closed a connection it had offered to keep: not a byte came, so asking again is safe.
+            self.resent += 1
             on_sent = _ignore
         try:
             fresh = await self._connect()
@@ -329,7 +352,8 @@ class StreamClient:
             error = "token_count"
             answer.message = f"{answer.output_tokens} tokens were counted, {order.expected_tokens} were asked for"
         if error is not None:
-            self.messages.setdefault(error, answer.message)
+            told = answer.message if self._quote or error in _OURS else "(not shown: it may repeat a prompt)"
+            self.messages.setdefault(error, told)
         first_token_s = answer.first_token_s
         if first_token_s is None and error is None:
             # The tokens made no text (held-back bytes, special tokens): the end of the answer shows them.

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import httpx
@@ -26,7 +26,8 @@ from tuner.probe.probe import ProbeReport, Watch, measure
 from tuner.probe.statistics import quantile
 from tuner.probe.steady import SteadyLoad, SteadySettings
 from tuner.probe.summary import achieved_cached_share
-from tuner.space.workload import Length, Limits, Workload
+from tuner.space.traffic import BLOCK_TOKENS, Kind, Traffic, TrafficError, read_traffic
+from tuner.space.workload import Arrivals, Length, Limits, Workload
 
 ANSWERS_S = 10.0
 FIRST_TOKEN_S = 600.0
@@ -42,29 +43,61 @@ class ProbeRequest:
     """
 
     url: str
-    input_tokens: int
-    output_tokens: int
+    input_tokens: int | None = None
+    output_tokens: int | None = None
     model: str | None = None
     cached_fraction: float = 0.0
     rate_req_per_s: float | None = None
     concurrency: int | None = None
     ttft_p95_s: float | None = None
     duration_s: float | None = None
-    arrivals: Literal["poisson", "constant"] = "poisson"
+    arrivals: Arrivals = "poisson"
     seed: int = 0
     records: Path | None = None
+    prompts: Path | None = None
+    trace: Path | None = None
+    block_tokens: int = BLOCK_TOKENS
 
     @property
     def finds_capacity(self) -> bool:
         return self.ttft_p95_s is not None
 
-    @property
-    def workload(self) -> Workload:
+    def traffic(self) -> Traffic | None:
+        """The content of the file of prompts or the trace.
+
+        Raises:
+            UsageError: it cannot be used, or does not go with the other options.
+        """
+        path = self.trace or self.prompts
+        if path is None:
+            return None
+        try:
+            kind: Kind = "trace" if self.trace else "file"
+            traffic = read_traffic(path, kind, name=str(path), block_tokens=self.block_tokens)
+        except TrafficError as error:
+            raise UsageError(error.told(str(path))) from error
+        if self.arrivals == "trace" and not traffic.timed:
+            raise UsageError(f"--arrivals trace: {path} has no timestamps that go on")
+        if self.output_tokens is None and traffic.output_tokens is None:
+            raise UsageError(f"--output-tokens is needed: not every line of {path} has `output_tokens`")
+        return traffic
+
+    def workload(self, traffic: Traffic | None) -> Workload:
+        """What is sent; of a file what it amounts to."""
+        if traffic is None:
+            assert self.input_tokens is not None
+            asked, cached, groups = Length.fixed(self.input_tokens), self.cached_fraction, 32
+        else:
+            asked, cached, groups = traffic.input_tokens, traffic.cached_fraction, traffic.prefix_groups
+        answered = traffic.output_tokens if traffic else None
         return Workload(
-            Length.fixed(self.input_tokens),
-            Length.fixed(self.output_tokens),
-            cached_fraction=self.cached_fraction,
+            asked,
+            answered or Length.fixed(self.output_tokens or 1),
+            cached_fraction=cached,
+            prefix_groups=groups,
             arrivals=self.arrivals,
+            prompts=traffic.kind if traffic else "builtin",
+            traffic=traffic.file if traffic else None,
         )
 
 
@@ -98,10 +131,28 @@ def check(request: ProbeRequest) -> None:
             raise UsageError(f"{option} {value}: must be a number above 0")
     if not 0.0 <= request.cached_fraction < 1.0:
         raise UsageError(f"--cached-fraction {request.cached_fraction}: must be at least 0 and below 1")
-    if request.arrivals not in ("poisson", "constant"):
-        raise UsageError(f"--arrivals {request.arrivals}: must be poisson or constant")
+    if request.arrivals not in get_args(Arrivals):
+        raise UsageError(f"--arrivals {request.arrivals}: must be one of {', '.join(get_args(Arrivals))}")
+    _check_source(request)
     if request.records is not None and not request.records.parent.is_dir():
         raise UsageError(f"--records {request.records}: no such folder")
+
+
+def _check_source(request: ProbeRequest) -> None:
+    """Lengths come from the options or from a file, never from both."""
+    files = [name for name, path in (("--prompts", request.prompts), ("--trace", request.trace)) if path is not None]
+    if len(files) > 1:
+        raise UsageError("give --prompts or --trace, not both")
+    if request.arrivals == "trace" and not files:
+        raise UsageError("--arrivals trace goes with --trace FILE (or --prompts FILE with timestamps)")
+    if request.block_tokens < 1 or (request.block_tokens != BLOCK_TOKENS and request.trace is None):
+        raise UsageError("--block-tokens goes with --trace and is at least 1")
+    own = {"--input-tokens": request.input_tokens, "--cached-fraction": request.cached_fraction or None}
+    if request.trace is not None:
+        own["--output-tokens"] = request.output_tokens
+    given = [name for name, value in own.items() if value is not None]
+    if files and given:
+        raise UsageError(f"{given[0]} goes without {files[0]}: the file says it")
 
 
 async def probe_endpoint(request: ProbeRequest, watch: Watch) -> ProbeAnswer:
@@ -112,19 +163,22 @@ async def probe_endpoint(request: ProbeRequest, watch: Watch) -> ProbeAnswer:
         RuntimeUnusable: nobody answers at the URL.
     """
     check(request)
+    traffic = request.traffic()
+    workload = request.workload(traffic)
     base_url = request.url.rstrip("/")
     await _answers(base_url)
     made: list[SteadyLoad | CapacitySearch] = []
 
     def search(bench: Bench, left_s: float) -> Search:
-        made.append(_search(request, bench, left_s))
+        made.append(_search(request, workload, bench, left_s))
         return made[-1]
 
     duration_s = request.duration_s or (CAPACITY_S if request.finds_capacity else STEADY_S)
     report = await measure(
         base_url,
         search,
-        workload=request.workload,
+        workload=workload,
+        traffic=traffic,
         seed=request.seed,
         ttft_limit_s=request.ttft_p95_s,
         probe_s=duration_s if request.finds_capacity else duration_s + 2 * FIRST_TOKEN_S,
@@ -136,7 +190,7 @@ async def probe_endpoint(request: ProbeRequest, watch: Watch) -> ProbeAnswer:
     if request.records is not None:
         _write_records(request.records, records)
     sent_for_s = made[-1].sent_for_s if made and isinstance(made[-1], SteadyLoad) else None
-    document = document_of(request, report, records, sent_for_s)
+    document = document_of(request, workload, report, records, sent_for_s)
     return ProbeAnswer(document, _exit_code(request, report))
 
 
@@ -152,7 +206,7 @@ async def _answers(base_url: str) -> None:
         ) from error
 
 
-def _search(request: ProbeRequest, bench: Bench, left_s: float) -> SteadyLoad | CapacitySearch:
+def _search(request: ProbeRequest, workload: Workload, bench: Bench, left_s: float) -> SteadyLoad | CapacitySearch:
     if request.ttft_p95_s is None:
         duration_s = request.duration_s or STEADY_S
         return SteadyLoad(
@@ -161,7 +215,7 @@ def _search(request: ProbeRequest, bench: Bench, left_s: float) -> SteadyLoad | 
     return CapacitySearch(
         ProbeSettings(
             limits=Limits(ttft_p95_s=request.ttft_p95_s),
-            mean_output_tokens=float(request.output_tokens),
+            mean_output_tokens=workload.output_tokens.mean_tokens,
             max_running=total_max_running(bench.info),
             max_duration_s=left_s,
             poisson=request.arrivals == "poisson",
@@ -170,7 +224,11 @@ def _search(request: ProbeRequest, bench: Bench, left_s: float) -> SteadyLoad | 
 
 
 def document_of(
-    request: ProbeRequest, report: ProbeReport, records: list[RequestRecord], sent_for_s: float | None
+    request: ProbeRequest,
+    workload: Workload,
+    report: ProbeReport,
+    records: list[RequestRecord],
+    sent_for_s: float | None,
 ) -> dict[str, Any]:
     """The JSON document: figures of the steady level, or of the highest rate that held.
 
@@ -193,9 +251,9 @@ def document_of(
         "chunk_gap_p95_s": gap_quantile_s(report.chunk_gaps.get(outcome.shown_level, {}), 0.95),
         "output_tokens_per_s": _output_rate(report, shown, sent_for_s),
         "cached_fraction": achieved_cached_share(good) if good else None,
-        "cached_fraction_offered": request.cached_fraction,
+        "cached_fraction_offered": workload.cached_fraction,
         "cached_fraction_by_counters": client.get("cached_share_by_counters"),
-        "prompts": "builtin",
+        "prompts": asdict(workload.traffic) if workload.traffic else "builtin",
         "duration_s": outcome.duration_s,
         "client": {
             "chunks_per_s": client.get("chunks_per_s", 0.0),
@@ -206,6 +264,7 @@ def document_of(
             "throttled_s": client.get("throttled_s", 0.0),
             "bodies_late": client.get("bodies_late", 0),
             "longest_stall_s": client.get("longest_stall_ms", 0.0) / 1e3,
+            "resent": client.get("resent", 0),
             "messages": client.get("messages", {}),
         },
         "warnings": list(report.warnings),
@@ -274,7 +333,7 @@ def _capacity_json(report: ProbeReport) -> dict[str, Any]:
 def _request_json(request: ProbeRequest) -> dict[str, Any]:
     document = {k: v for k, v in asdict(request).items() if v is not None}
     document.pop("records", None)
-    return document
+    return {k: str(v) if isinstance(v, Path) else v for k, v in document.items()}
 
 
 def _exit_code(request: ProbeRequest, report: ProbeReport) -> int:

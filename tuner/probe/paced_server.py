@@ -166,8 +166,24 @@ class _Connection(asyncio.Protocol):
         self._received_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.write: Callable[[bytes], None] = transport.write  # type: ignore[attr-defined]  # uvloop's own transport
+        self._write_later: Callable[[bytes], None] = transport.write  # type: ignore[attr-defined]  # uvloop's own
         self._close = transport.close
+        self._fd = transport.get_extra_info("socket").fileno()
+        self._at_once = True
+
+    def write(self, data: bytes) -> None:
+        """At once, past the transport: uvloop's own collects what is written and sends it when all is done."""
+        if self._at_once:
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.closed = True
+                return
+            self._at_once = not data
+        if data:
+            self._write_later(data)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's form
         self.closed = True

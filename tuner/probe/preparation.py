@@ -88,6 +88,8 @@ async def prepare(
         progress(f"priming {workload.prefix_groups} shared prefixes")
         await preparation.prime(times=schedulers(info))
         await preparation.check_cached_share()
+    elif stream.traffic is not None and stream.traffic.kind == "trace":
+        await preparation.check_blocks()
     return bench
 
 
@@ -166,9 +168,25 @@ class _Preparation:
                 f"cached share of the first {CHECKED} requests is {share:.2f}, offered {offered:.2f}"
             )
 
+    async def check_blocks(self) -> None:
+        """Of a trace's first prompts that begin as earlier ones did: whether as much of their text is shared."""
+        bodies, rows = self._bench.bodies, self._stream.traffic.rows if self._stream.traffic else ()
+        sharing = [self._stream.request(i) for i, row in enumerate(rows) if row.shared_tokens][:CHECKED]
+        if not sharing:
+            return
+        heads = [bodies.head(r, min(r.prefix_tokens, r.input_tokens - bodies.overhead_tokens))[0] for r in sharing]
+        texts = [_plain(text) for text in (*heads, *map(bodies.text, sharing))]
+        try:
+            counts = await self._control.count_tokens(texts, bodies.model)
+        except EngineUnreachable:
+            return
+        shared, whole = sum(counts[: len(heads)]), sum(counts[len(heads) :]) + len(heads) * bodies.overhead_tokens
+        wanted = sum(r.prefix_tokens for r in sharing) / sum(r.input_tokens for r in sharing)
+        self._bench.offered = Offered(wanted, shared / max(1, whole))
+
     async def _check_offered(self, prefixes: list[bytes], input_tokens: int) -> None:
         """What was offered is ours to get right: the shared heads by the tokenizer, the whole by usage."""
-        texts = [json.loads(b'"' + prefix + b'"') for prefix in prefixes]
+        texts = [_plain(prefix) for prefix in prefixes]
         try:
             counts = await self._control.count_tokens(texts, self._bench.bodies.model)
         except EngineUnreachable:
@@ -190,3 +208,8 @@ class _Preparation:
                 "first_requests", f"a request before the load failed with {record.error}: {said}".rstrip(": ")
             )
         return record
+
+
+def _plain(text: bytes) -> str:
+    """JSON string content as text."""
+    return str(json.loads(b'"' + text + b'"'))

@@ -6,10 +6,9 @@ The trial runner calls `probe`; it never raises for what the engine does. Knows 
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from tuner.probe.capacity import CapacitySearch
@@ -22,12 +21,13 @@ from tuner.probe.gaps import gap_quantile_s
 from tuner.probe.gates import Invalid, Offered, gates
 from tuner.probe.measurement import Level, Measurement
 from tuner.probe.outcome import Outcome, ProbeSettings, Search
-from tuner.probe.plan import RequestStream
+from tuner.probe.plan import RequestStream, stream_of
 from tuner.probe.preparation import Bench, NotReady, prepare
 from tuner.probe.prompts import BodyPool
 from tuner.probe.statistics import quantile
 from tuner.probe.steady import SteadyLoad
 from tuner.probe.summary import measurement
+from tuner.space.traffic import Traffic
 from tuner.space.workload import Limits, Workload
 
 __all__ = ["Invalid", "ProbeReport", "Watch", "measure", "probe", "run"]
@@ -95,6 +95,7 @@ async def probe(
     confirm_rate_req_per_s: float | None = None,
     confirm_duration_s: float = 600.0,
     watch: Watch | None = None,
+    traffic: Traffic | None = None,
 ) -> ProbeReport:
     """Load the engine at `base_url` until its capacity is known, or a rate is confirmed, or `probe_s` are over.
 
@@ -128,6 +129,7 @@ async def probe(
         probe_s=probe_s,
         first_token_s=first_token_s,
         watch=watch,
+        traffic=traffic,
     )
 
 
@@ -142,6 +144,7 @@ async def measure(
     first_token_s: float = 600.0,
     watch: Watch | None = None,
     model: str | None = None,
+    traffic: Traffic | None = None,
 ) -> ProbeReport:
     """Prepare the engine, drive the search that `make_search` makes of a prepared engine and the seconds left, sum up.
 
@@ -149,12 +152,17 @@ async def measure(
     """
     watch = watch or Watch()
     began_s = time.perf_counter()
-    stream = RequestStream(workload, seed)
+    stream = stream_of(workload, seed, traffic)
     async with EngineControl(base_url) as control:
         clients: list[StreamClient] = []
 
         def client_for(path: str) -> StreamClient:
-            clients.append(StreamClient(base_url, path, first_token_s=first_token_s, request_s=first_token_s + probe_s))
+            # An engine may repeat a prompt in its complaint about it: the user's own are not kept.
+            private = traffic is not None and traffic.kind == "file"
+            request_s = first_token_s + probe_s
+            clients.append(
+                StreamClient(base_url, path, first_token_s=first_token_s, request_s=request_s, quote=not private)
+            )
             return clients[-1]
 
         preparing = prepare(
@@ -222,17 +230,12 @@ async def _load(
         stream,
         pool.body,
         around,
-        arrivals=workload.arrivals,
         check_length=workload.sampling.ignore_eos,
     )
     making = asyncio.create_task(pool.keep_ahead(lambda: driver.next_index))
-    # Prompts and records only accumulate: what exists now need not be walked by every full collection.
-    gc.collect()
-    gc.freeze()
     try:
         report = await drive(driver)
     finally:
-        gc.unfreeze()
         making.cancel()
         await asyncio.gather(making, return_exceptions=True)
     if search.outcome is None:
@@ -276,9 +279,15 @@ async def _conclude(
     outcome = search.outcome
     assert outcome is not None
     offered = report.planned_prefix_tokens / max(1, report.planned_input_tokens)
-    client = {**report.as_json(), "messages": dict(bench.client.messages)}
+    client = {**report.as_json(), "messages": dict(bench.client.messages), "resent": bench.client.resent}
     if counted_share is not None:
         client["cached_share_by_counters"] = round(counted_share, 4)
+    traffic = bench.bodies.traffic
+    client["prompts"] = "builtin" if traffic is None else asdict(traffic.file)
+    if traffic is not None and report.requests > len(traffic.rows):
+        bench.warnings.append(
+            f"{traffic.name} has {len(traffic.rows)} requests, {report.requests} were sent: it was gone through again"
+        )
     reasons = doubt(outcome, report, ttft_limit_s, bench.offered)
     gaps = bench.client.gaps.get(outcome.shown_level, {})
     return ProbeReport(

@@ -97,7 +97,7 @@ class Run:
 
 async def load(server: Server, *, rate_req_per_s: float, duration_s: float, tokens: int, prompt: bytes) -> Run:
     """Send one prompt at a constant rate for a while, in this process."""
-    stream = RequestStream(Workload(Length.fixed(16), Length.fixed(tokens)), seed=0)
+    stream = RequestStream(Workload(Length.fixed(16), Length.fixed(tokens), arrivals="constant"), seed=0)
     search = SteadyLoad(SteadySettings(duration_s, rate_req_per_s=rate_req_per_s))
     client = StreamClient(server.url, "/v1/chat/completions", first_token_s=30.0, request_s=120.0)
     head, tail = b'{"messages":[{"role":"user","content":"', b'"}],"stream":true,"max_tokens":%d}' % tokens
@@ -110,7 +110,7 @@ async def load(server: Server, *, rate_req_per_s: float, duration_s: float, toke
         return True
 
     around = Surroundings(lambda: True, lambda: False, healthy)
-    driver = Driver(search, client, stream, always, around, arrivals="constant")
+    driver = Driver(search, client, stream, always, around)
     await server.truth()
     try:
         report = await drive(driver)

@@ -1,7 +1,8 @@
 """One streamed answer of an OpenAI-style endpoint, fed with body bytes as they come. No sockets, no clock.
 
 JSON is parsed only up to the first generated token and where usage or an error is announced; the chunks in between
-are recognised by their bytes, because at ten thousand chunks a second parsing them all would fill the client's core.
+are recognised by their bytes, because at ten thousand chunks a second parsing them all would fill the client's core:
+by those around the text, which do not change within an answer, and by a search where that fails.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class StreamedAnswer:
     """
 
     __slots__ = (
-        "_buffer", "_data", "_gaps", "cached_tokens", "chunks", "done", "error", "finish_s", "first_token_s",
-        "first_tokens", "input_tokens", "last_chunk_s", "max_gap_s", "message", "output_tokens",
+        "_buffer", "_data", "_gaps", "_head", "_tail", "cached_tokens", "chunks", "done", "error", "finish_s",
+        "first_token_s", "first_tokens", "input_tokens", "last_chunk_s", "max_gap_s", "message", "output_tokens",
     )  # fmt: skip
 
     def __init__(self, gaps: dict[int, int] | None = None) -> None:
@@ -35,6 +36,7 @@ class StreamedAnswer:
         self._gaps = gaps
         self._buffer = b""
         self._data: list[bytes] = []
+        self._head = self._tail = b""
         self.first_token_s: float | None = None
         self.finish_s: float | None = None
         self.last_chunk_s: float | None = None
@@ -48,6 +50,9 @@ class StreamedAnswer:
 
     def feed(self, data: bytes, now_s: float) -> bool:
         """Take body bytes received at `now_s`; True when they held the first generated token."""
+        if self._repeats(data, 0, len(data)):
+            self._chunk(now_s)
+            return False
         had_token = self.first_token_s is not None
         *lines, self._buffer = (self._buffer + data if self._buffer else data).split(b"\n")
         for line in lines:
@@ -59,16 +64,45 @@ class StreamedAnswer:
                 self._event(event, now_s)
         return not had_token and self.first_token_s is not None
 
+    def take_chunk(self, data: bytes, now_s: float) -> bool:
+        """Count a whole HTTP chunk that differs from an earlier one in its text alone; False: it is another one."""
+        size = data.find(b"\r\n", 1, 8)
+        if size < 0 or not self._repeats(data, size + 2, len(data) - 2):
+            return False
+        if not data.endswith(b"\r\n") or data[:size] != b"%x" % (len(data) - size - 4):
+            return False
+        self._chunk(now_s)
+        return True
+
+    def _repeats(self, data: bytes, start: int, end: int) -> bool:
+        """Whether these bytes are one event that differs from an earlier one of plain text in that text alone.
+
+        Such a text holds no quotation mark: its end is where the first one stands.
+        """
+        tail, text = self._tail, start + len(self._head)
+        quote = end - len(tail)
+        return (
+            tail != b""
+            and data.find(b'"', text, end) == quote > text
+            and data.startswith(self._head, start)
+            and data.endswith(tail, quote, end)
+            and not self._buffer
+            and not self._data
+        )
+
     def _event(self, event: bytes, now_s: float) -> None:
         if event == b"[DONE]":
             self.done = True
             return
         announces = b'"error"' in event or (b'"usage"' in event and not _NULL_USAGE.search(event))
         if self.first_token_s is not None and not announces:
-            if _BEARS_TOKENS.search(event):
+            text = _BEARS_TOKENS.search(event)
+            if text:
                 self._chunk(now_s)
             if _ABORTED.search(event):
                 self.error = "aborted"
+            elif text:
+                self._learn(event, text.end())
             return
         try:
             document = json.loads(event)
@@ -101,10 +135,17 @@ class StreamedAnswer:
             self.output_tokens = int(usage.get("completion_tokens") or 0)
             self.cached_tokens = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
 
+    def _learn(self, event: bytes, text: int) -> None:
+        """What stands around the text of an event, framed as nearly everybody frames it."""
+        quote = event.find(b'"', text)
+        if quote > text:
+            self._head, self._tail = b"data: " + event[:text], event[quote:] + b"\n\n"
+
     def _chunk(self, now_s: float) -> None:
         if self.last_chunk_s is not None:
             gap_s = now_s - self.last_chunk_s
-            self.max_gap_s = max(self.max_gap_s, gap_s)
+            if gap_s > self.max_gap_s:  # noqa: PLR1730 - `max` takes three times as long, at every chunk
+                self.max_gap_s = gap_s
             if self._gaps is not None:
                 slot = int(gap_s * GAP_SLOTS_PER_S)
                 self._gaps[slot] = self._gaps.get(slot, 0) + 1

@@ -28,10 +28,12 @@ def probe_request(
     Raises:
         UsageError: an option is missing, or two contradict each other.
     """
-    needed = {"--url": url, "--input-tokens": input_tokens, "--output-tokens": output_tokens}
+    needed: dict[str, object] = {"--url": url}
+    if rest.get("prompts") is None and rest.get("trace") is None:
+        needed |= {"--input-tokens": input_tokens, "--output-tokens": output_tokens}
     missing = [name for name, value in needed.items() if value is None]
     if missing:
-        raise UsageError(f"probe needs {', '.join(missing)}, or --selftest")
+        raise UsageError(f"probe needs {', '.join(missing)} (or --prompts or --trace FILE), or --selftest")
     loads = {"--rate": rate_req_per_s, "--concurrency": concurrency, "--find-capacity": find_capacity or None}
     given = [name for name, value in loads.items() if value is not None]
     if len(given) != 1:
@@ -40,8 +42,6 @@ def probe_request(
     if find_capacity != (ttft_p95_s is not None):
         raise UsageError("--find-capacity and --ttft-p95 SECONDS go together")
     assert url is not None
-    assert input_tokens is not None
-    assert output_tokens is not None
     request = ProbeRequest(
         url,
         input_tokens,

@@ -89,7 +89,8 @@ class ProgressLines:
         of = f"/{self._total}" if self._total and not event.confirmation else ""
         count = "" if event.confirmation else f"[{event.counted}{of}] "
         best = "  <- best so far" if event.best else ""
-        return f"{count}{_name(event.number, event.confirmation)} {verdict(event)}{best}"
+        same = "" if event.same_as is None else f"; its engine ran the same settings as trial {event.same_as}"
+        return f"{count}{_name(event.number, event.confirmation)} {verdict(event)}{same}{best}"
 
 
 def _name(number: int, confirmation: bool) -> str:  # noqa: FBT001 - a field of every event, passed on

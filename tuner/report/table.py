@@ -87,6 +87,9 @@ def _sentences(summary: StudySummary) -> list[str]:
         f"search: {_ended(summary)}",
     ]
     lines += [str(found) for found in summary.deviations]
+    alike = [f"{f.trial} as {f.same_as}" for f in summary.trials_in_order if f.same_as is not None]
+    if alike:
+        lines.append(f"asked differently, but the engine ran the same settings: trial {', '.join(alike)}")
     best = summary.best
     if best is None:
         return [*lines, nearest_miss(summary)]

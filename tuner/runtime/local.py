@@ -55,6 +55,7 @@ class LocalRuntime:
     """Runs trials as processes of this machine. `workdir` belongs to one study and holds its trials' folders.
 
     `gpus` names the machine's GPUs; None: look. Where there are none, trials are bounded by the pools' slots alone.
+    `files` is the folder of the files a workload names (prompts, traces).
     `on_process_start` is called right before and right after a runner is started.
     """
 
@@ -68,6 +69,7 @@ class LocalRuntime:
         workdir: Path,
         gpus: Sequence[str] | None = None,
         gpu_locks: Path | None = None,
+        files: Path | None = None,
         python: str = sys.executable,
         on_process_start: Callable[[str], None] | None = None,
     ) -> None:
@@ -76,6 +78,7 @@ class LocalRuntime:
         self._gpus = present_gpus() if gpus is None else tuple(gpus)
         self._locks = GpuLocks(gpu_locks or Path(tempfile.gettempdir()) / f"tuner-gpus-{os.getuid()}")
         self._python = python
+        self._files = files
         self._on_process_start = on_process_start or (lambda _: None)
         self._runs: dict[str, _Run] = {}
         self._waiting: deque[_Run] = deque()
@@ -183,7 +186,7 @@ class LocalRuntime:
         run.started_s = time.monotonic()
         try:
             run.process = RunnerProcess(
-                run.spec, run.folder, env=self._gpu_env(run), python=self._python, inherit=locks
+                run.spec, run.folder, env=self._gpu_env(run), python=self._python, inherit=locks, files=self._files
             )
         except OSError as error:
             raise RuntimeUnusable(

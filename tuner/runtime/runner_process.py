@@ -55,8 +55,9 @@ class RunnerProcess:
         env: Mapping[str, str],
         python: str = sys.executable,
         inherit: Sequence[int] = (),
+        files: Path | None = None,
     ) -> None:
-        """Start it. `inherit` are descriptors it keeps open all its life (locks)."""
+        """Start it. `inherit` are descriptors it keeps open all its life (locks), `files` is where the user's lie."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         spec_path = folder / "spec.json"
@@ -67,6 +68,7 @@ class RunnerProcess:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             command = [python, "-m", "tuner.trial", "--spec", str(spec_path)]
             command += ["--workdir", str(folder), "--control-fd", str(theirs)]
+            command += ["--files", str(files)] if files else []
             with (folder / _STDERR_NAME).open("ab") as stderr:
                 self._child = subprocess.Popen(
                     command,

@@ -15,12 +15,13 @@ from tuner import __version__
 from tuner.probe.capacity import CapacitySearch
 from tuner.probe.confirm import ConfirmSettings, RateConfirmation
 from tuner.probe.outcome import Outcome, ProbeSettings, Search
-from tuner.probe.plan import RequestStream, requests_that_fit
+from tuner.probe.plan import requests_that_fit, stream_of
 from tuner.probe.summary import measurement
 from tuner.runtime.protocol import Ended, Fate, Notice, Stage
 from tuner.runtime.virtual import VirtualLoad
 from tuner.simulator import startup_log
 from tuner.simulator.assemble import EXIT_KILLED, SimulatedEngine, StartUpFailure, simulated_engine
+from tuner.space.traffic import Traffic
 from tuner.trial.classify import Ending, classify
 from tuner.trial.conclude import NO_VERDICT, figures_of
 from tuner.trial.result import Failure, TrialResult
@@ -39,10 +40,14 @@ class _Run:
 
 @dataclass(slots=True)
 class SimulatedRuntime:
-    """As many trials at once as the pools have nodes, on one virtual clock. `world` distorts the hardware."""
+    """As many trials at once as the pools have nodes, on one virtual clock. `world` distorts the hardware.
+
+    `traffic` is the content of the workload's file, where it has one.
+    """
 
     nodes: Mapping[str, int]
     world: int = 0
+    traffic: Traffic | None = None
     name: str = "simulated"
     simulated: bool = True
     _now_s: float = 0.0
@@ -64,7 +69,7 @@ class SimulatedRuntime:
         while self._waiting:
             run = self._runs.get(self._waiting.popleft())
             if run is not None and run.result is None:
-                run.result, lasted_s = simulate(run.spec, self.world)
+                run.result, lasted_s = simulate(run.spec, self.world, self.traffic)
                 run.ends_s = run.started_s + lasted_s
                 return [Stage(run.spec.id, f"simulated for {lasted_s:.0f} s of virtual time")]
         running = [run for run in self._runs.values() if run.result is not None and run.ends_s >= 0]
@@ -98,7 +103,7 @@ class SimulatedRuntime:
         self._waiting.clear()
 
 
-def simulate(spec: TrialSpec, world: int) -> tuple[TrialResult, float]:
+def simulate(spec: TrialSpec, world: int, traffic: Traffic | None = None) -> tuple[TrialResult, float]:
     """One whole trial in virtual time: (its result, how long it took in virtual seconds)."""
     made = simulated_engine(
         spec.argv,
@@ -114,7 +119,8 @@ def simulate(spec: TrialSpec, world: int) -> tuple[TrialResult, float]:
     )
     if isinstance(made, StartUpFailure):
         return _failed(spec, made), made.after_s
-    load = VirtualLoad(made.engine, RequestStream(spec.workload, spec.seed), first_token_s=spec.deadlines.first_token_s)
+    stream = stream_of(spec.workload, spec.seed, traffic)
+    load = VirtualLoad(made.engine, stream, first_token_s=spec.deadlines.first_token_s)
     load.prime()
     search = _search(spec, made)
     load.run(search)
@@ -153,6 +159,7 @@ def _search(spec: TrialSpec, made: SimulatedEngine) -> Search:
             max_running=_max_running(spec, made),
             incumbent_req_per_s=spec.incumbent_req_per_s,
             max_duration_s=spec.deadlines.probe_s,
+            poisson=spec.workload.arrivals == "poisson",
         )
     )
 

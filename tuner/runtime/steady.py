@@ -162,6 +162,7 @@ class Laboratory:
                 mean_output_tokens=self.workload.output_tokens.mean_tokens,
                 max_running=min(engine.max_running, fits) * self.settings.schedulers,
                 guess_req_per_s=guess_req_per_s,
+                poisson=self.workload.arrivals == "poisson",
             )
         )
         driver.run(search)

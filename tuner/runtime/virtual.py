@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tuner.probe.arrivals import due_times
 from tuner.probe.events import (
     ClosedLoop,
     Command,
@@ -114,10 +113,7 @@ class VirtualLoad:
             self._level = command.level
             self._due, self._next_due_s, self._concurrency, self._stagger_left = None, None, 0, 0
             if isinstance(command, OpenLoop):
-                workload = self.stream.workload
-                self._due = due_times(
-                    workload.arrivals, self.stream.seed, command.level, command.rate_req_per_s, self.now_s
-                )
+                self._due = self.stream.due_times(command.level, command.rate_req_per_s, self.now_s, self._next_index)
                 self._next_due_s = next(self._due)
             elif isinstance(command, ClosedLoop):
                 self._concurrency = command.concurrency
@@ -143,13 +139,19 @@ class VirtualLoad:
         self._next_index += 1
         request_id = str(planned.index)
         self._flights[request_id] = _Flight(planned, level, scheduled_s, self.now_s)
-        self.engine.submit(
-            sim.SimRequest(
-                request_id, planned.input_tokens, planned.output_tokens, planned.prefix_group, planned.prefix_tokens
-            ),
-            self.now_s,
-        )
+        self.engine.submit(self._prompt(request_id, planned), self.now_s)
         self._tell(search, Sent(planned.index, level, scheduled_s, self.now_s))
+
+    def _prompt(self, request_id: str, planned: PlannedRequest) -> sim.SimRequest:
+        """As the engine takes it; a trace's blocks are cut into the engine's, each named after all before it."""
+        asked, answer = planned.input_tokens, planned.output_tokens
+        traffic = self.stream.traffic
+        if traffic is None:
+            return sim.SimRequest(request_id, asked, answer, planned.prefix_group, planned.prefix_tokens)
+        size, own = traffic.block_tokens, sim.BLOCK_TOKENS
+        count = min(len(planned.blocks) * size, asked) // own
+        blocks = tuple((planned.turn, planned.blocks[(own * i + own - 1) // size], i) for i in range(count))
+        return sim.SimRequest(request_id, asked, answer, blocks=blocks)
 
     def _translated(self, event: sim.EngineEvent) -> Event | None:
         if isinstance(event, sim.Died):

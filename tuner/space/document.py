@@ -67,13 +67,17 @@ for _tag, _pattern, _first in _CORE:
 
 @dataclass
 class Document:
-    """Plain data and where it stands. `marks[path]` is the value's (line, column), `key_marks[path]` its key's."""
+    """Plain data and where it stands; `folder` holds the file.
+
+    `marks[path]` is the value's (line, column), `key_marks[path]` its key's.
+    """
 
     file: str
     data: Any = None
     marks: dict[Path_, tuple[int, int]] = field(default_factory=dict)
     key_marks: dict[Path_, tuple[int, int]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    folder: Path = Path()
 
     def place(self, path: Path_, *, key: bool = False) -> tuple[int, int]:
         """Line and column of `path`, or of the nearest ancestor that stands in the file."""
@@ -100,7 +104,9 @@ def read_document(path: Path, *, shown_as: str | None = None) -> Document:
     Raises:
         SpaceError: the file is missing, empty, too large, not text, not YAML, or multiplies itself.
     """
-    return parse_document(_read_text(path, shown_as or str(path)), shown_as or str(path))
+    document = parse_document(_read_text(path, shown_as or str(path)), shown_as or str(path))
+    document.folder = path.resolve().parent
+    return document
 
 
 def _read_text(path: Path, name: str) -> str:

@@ -28,6 +28,8 @@ from tuner.space.overlaps import overlaps
 from tuner.space.schema import Rule, SpaceFile
 from tuner.space.seeds import Seed, read_seed
 from tuner.space.space import ActiveRule, Space, infer_precision
+from tuner.space.traffic import Traffic
+from tuner.space.traffic_source import open_traffic
 
 CheckFlag = Callable[[str, str, object], str | None]
 """(engine version, flag, value) -> what is wrong with it, or None. A `${...}` is passed as None."""
@@ -62,7 +64,11 @@ def load_space(path: Path, check_flag: CheckFlag, *, shown_as: str | None = None
         told = {(p.line, p.column) for p in problems}
         problems += [p for p in problems_of(exc, document) if (p.line, p.column) not in told]
         spec = _without(faulty_paths(exc, document), document, problems)
-    return _Loader(document, spec, check_flag, problems).space()
+    traffic, found = open_traffic(document, spec.workload, document.folder)
+    lengths = (spec.workload.input_tokens, spec.workload.output_tokens)
+    if found or (traffic is None and None in lengths):  # without lengths nothing else can be judged
+        raise SpaceError(problems + found)
+    return _Loader(document, spec, check_flag, problems, traffic).space()
 
 
 def _without(faulty: list[Path_], document: Document, problems: list[Problem]) -> SpaceFile:
@@ -89,7 +95,15 @@ def seeds_of(space: Space) -> tuple[Seed, ...]:
 class _Loader:
     """Connects the parts of a valid file and collects what does not fit together."""
 
-    def __init__(self, document: Document, spec: SpaceFile, check_flag: CheckFlag, problems: list[Problem]) -> None:
+    def __init__(
+        self,
+        document: Document,
+        spec: SpaceFile,
+        check_flag: CheckFlag,
+        problems: list[Problem],
+        traffic: Traffic | None = None,
+    ) -> None:
+        self.traffic = traffic
         self.document = document
         self.spec = spec
         self.check_flag = check_flag
@@ -109,6 +123,7 @@ class _Loader:
             rules=tuple(self._rules(names)),
             pool_flags={p: self._template(("pools", p, "args"), pool.args, names) for p, pool in spec.pools.items()},
             bundle_flags=self._bundle_templates(dimensions),
+            traffic=self.traffic,
         )
         self._check_layouts(space)
         self._check_names(space)

@@ -13,10 +13,6 @@ from tuner.space.document import Document, Path_
 from tuner.space.fields import CHOICE, DIMENSION, FLAG, NAME, PARAMETER, VARIABLE, VERSION
 from tuner.space.nearest import did_you_mean
 
-_LATER = {
-    ("workload", "prompts", "file"): "your own prompts are not supported yet; use {corpus: builtin}",
-    ("workload", "prompts", "trace"): "traces are not supported yet; use {corpus: builtin}",
-}
 _WANTED_VALUE = "must be a value, {values: [...]}, {int: [a, b]}, {float: [a, b], step: s}, {choice: {...}} or ${...}"
 _BOOL_WORDS = {"yes", "no", "on", "off", "y", "n"}
 _PATTERNS = {
@@ -97,8 +93,6 @@ def _has(here: Any, step: int | str) -> bool:
 def _message(detail: ErrorDetails, path: Path_, data: Any) -> str:
     kind = detail["type"]
     value = detail.get("input")
-    if path in _LATER:
-        return _LATER[path]
     if kind == "extra_forbidden":
         return f"unknown key{did_you_mean(str(path[-1]), _known(detail['loc'], _at(data, path[:-1])))}"
     if kind == "missing":

@@ -141,19 +141,33 @@ class SamplingSpec(Model):
 
 
 class Prompts(Model):
-    """Where prompts come from: the corpus that ships with the tuner."""
+    """Where prompts come from: the corpus that ships with the tuner, your own prompts, or a trace (JSON Lines).
 
-    corpus: Literal["builtin"] = "builtin"
+    Names are relative to the space file. `block_tokens` are the tokens one of a trace's hash ids stands for.
+    """
+
+    corpus: Literal["builtin"] | None = None
+    file: Plain | None = None
+    trace: Plain | None = None
+    block_tokens: Annotated[int, Field(ge=1, le=65_536)] = 512
+
+    @model_validator(mode="after")
+    def _one(self) -> Prompts:
+        if len([source for source in (self.corpus, self.file, self.trace) if source is not None]) > 1:
+            raise ValueError("give one of corpus, file and trace")
+        if "block_tokens" in self.model_fields_set and self.trace is None:
+            raise ValueError("block_tokens goes with trace")
+        return self
 
 
 class WorkloadSpec(Model):
-    """The traffic to tune for."""
+    """The traffic to tune for. With a trace, lengths and sharing are the trace's."""
 
-    input_tokens: LengthSpec
-    output_tokens: LengthSpec
+    input_tokens: LengthSpec | None = None
+    output_tokens: LengthSpec | None = None
     cached_fraction: Share = 0.0
     prefix_groups: Annotated[int, Field(ge=1, le=10_000)] = 32
-    arrivals: Literal["poisson", "constant"] = "poisson"
+    arrivals: Literal["poisson", "constant", "trace"] = "poisson"
     endpoint: Literal["chat", "completions"] = "chat"
     sampling: SamplingSpec = Field(default_factory=SamplingSpec)
     prompts: Prompts = Field(default_factory=Prompts)

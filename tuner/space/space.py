@@ -23,6 +23,7 @@ from tuner.space.document import Document, Path_
 from tuner.space.expression import Expression, ExpressionError
 from tuner.space.schema import Bundle, Pool, SpaceFile
 from tuner.space.seeds import Seed
+from tuner.space.traffic import Traffic
 from tuner.space.workload import Length, Limits, Sampling, Workload
 
 PRECISIONS = ("mxfp4", "nvfp4", "fp8", "bf16")
@@ -57,11 +58,17 @@ class Space:
     rules: tuple[ActiveRule, ...]
     pool_flags: Mapping[str, Template]
     bundle_flags: Mapping[tuple[str, str], Template]
+    traffic: Traffic | None = field(default=None, repr=False)
     _merged: dict[Any, tuple[dict[str, Scalar], dict[str, str]]] = field(default_factory=dict, compare=False)
 
     @property
     def file(self) -> str:
         return self.document.file
+
+    @property
+    def folder(self) -> Path:
+        """Where the space file lies; names of other files in it are relative to that."""
+        return self.document.folder
 
     @property
     def name(self) -> str:
@@ -73,16 +80,20 @@ class Space:
 
     @cached_property
     def workload(self) -> Workload:
-        w = self.spec.workload
+        """The traffic; the figures of a file of it where there is one and the space file does not say."""
+        w, traffic = self.spec.workload, self.traffic
+        asked = w.input_tokens or (traffic and traffic.input_tokens)
+        answered = w.output_tokens or (traffic and traffic.output_tokens)
         return Workload(
-            input_tokens=_length(w.input_tokens),
-            output_tokens=_length(w.output_tokens),
-            cached_fraction=w.cached_fraction,
-            prefix_groups=w.prefix_groups,
+            input_tokens=_length(asked),
+            output_tokens=_length(answered),
+            cached_fraction=traffic.cached_fraction if traffic else w.cached_fraction,
+            prefix_groups=traffic.prefix_groups if traffic else w.prefix_groups,
             arrivals=w.arrivals,
             endpoint=w.endpoint,
             sampling=Sampling(**w.sampling.model_dump()),
-            prompts=w.prompts.corpus,
+            prompts=traffic.kind if traffic else "builtin",
+            traffic=traffic.file if traffic else None,
         )
 
     def accelerator_said(self, pool: str) -> str | dict[str, Any]:
@@ -288,6 +299,8 @@ def infer_precision(model: str, choice: str) -> str:
 
 
 def _length(spec: Any) -> Length:
+    if isinstance(spec, Length):
+        return spec
     if isinstance(spec, int):
         return Length.fixed(spec)
     if hasattr(spec, "uniform"):

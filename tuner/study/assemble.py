@@ -61,6 +61,7 @@ def identity(space: Space, where: Where) -> dict[str, Any]:
             pool.pop(key, None)
     doc["space"] = space.spec.space.model_dump(mode="json")
     doc["model"]["content"] = _config_digest(space)
+    doc["workload"]["prompts"] = _prompts_digest(space)
     forbidding = [rule for rule in space.spec.rules if rule.forbid]
     doc["rules"] = {rule.id: {"forbid": rule.forbid, "engine": rule.engine} for rule in forbidding}
     if where.simulated:
@@ -83,6 +84,14 @@ def _defined(space: Space) -> dict[str, Any]:
 def _facts(entry: Accelerator | Architecture) -> dict[str, Any]:
     doc = {key: value for key, value in asdict(entry).items() if key != "source"}
     return cast("dict[str, Any]", json.loads(json.dumps(doc)))  # as it comes back from the database: lists, no tuples
+
+
+def _prompts_digest(space: Space) -> dict[str, Any]:
+    """A file of prompts or a trace counts by what it says, not by where it lies."""
+    traffic = space.traffic
+    if traffic is None:
+        return {"corpus": "builtin"}
+    return {traffic.kind: traffic.sha256, "block_tokens": traffic.block_tokens}
 
 
 def _config_digest(space: Space) -> str | None:

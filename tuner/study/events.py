@@ -75,7 +75,8 @@ class TrialStage:
 class TrialEnded:
     """A trial is recorded. `state` is the study's word for it; `best` says it is the cheapest so far.
 
-    `usd_per_million_output_tokens` is None unless measured; `failure` is a short sentence.
+    `usd_per_million_output_tokens` is None unless measured; `failure` is a short sentence; `same_as` is the earlier
+    trial whose engine ran the same settings.
     """
 
     number: int
@@ -89,6 +90,7 @@ class TrialEnded:
     failure: str | None = None
     best: bool = False
     confirmation: bool = False
+    same_as: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

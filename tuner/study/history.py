@@ -19,6 +19,8 @@ from tuner.space.config import ServingConfig
 PastState = Literal["running", "measured", "infeasible", "pruned", "failed", "invalid", "abandoned"]
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+SAME_AS = "same_as"
+"""Trial attribute: the number of the earlier trial that ran the same settings."""
 PRICES = "usd_per_hour"
 """Study attribute: fingerprint -> USD per hour, where the price changed since the trial ran."""
 
@@ -29,7 +31,8 @@ class PastTrial:
 
     `usd_per_million` is the measured cost, `bound_usd_per_million` the least a pruned or infeasible one can cost;
     both at today's price. `spec` and `result` are the stored JSON documents. `counted` trials told the study
-    something; a lost or doubtful one did not. `proposal` is what the sampler believed of it beforehand.
+    something; a lost or doubtful one did not. `same_as` is an earlier trial of another configuration whose engine ran
+    with the same settings in the end. `proposal` is what the sampler believed of it beforehand.
     """
 
     number: int
@@ -46,6 +49,7 @@ class PastTrial:
     usd_per_million: float | None = None
     bound_usd_per_million: float | None = None
     failure: str | None = None
+    same_as: int | None = None
     proposal: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -72,6 +76,11 @@ class PastTrial:
     @property
     def ttft_p95_s(self) -> float | None:
         return (self.result or {}).get("ttft_p95_s")
+
+    @property
+    def effective_fingerprint(self) -> str | None:
+        """Equal for engines that ran the same settings, though they were asked differently; None: not known."""
+        return ((self.result or {}).get("effective") or {}).get("fingerprint")
 
     @property
     def node(self) -> str:
@@ -125,6 +134,7 @@ def past(trial: FrozenTrial) -> PastTrial:
         usd_per_million=attrs.get("usd_per_million_output_tokens") if state == "measured" else None,
         bound_usd_per_million=attrs.get("bound_usd_per_million_output_tokens"),
         failure=attrs.get("failure"),
+        same_as=attrs.get(SAME_AS),
         proposal=attrs.get("proposal") or {},
     )
 
@@ -146,6 +156,22 @@ def repriced(trial: PastTrial, prices: Mapping[str, float]) -> PastTrial:
         usd_per_million=_times(trial.usd_per_million, price / then),
         bound_usd_per_million=_times(trial.bound_usd_per_million, price / then),
     )
+
+
+def same_settings(trial: PastTrial, history: Iterable[PastTrial]) -> int | None:
+    """The first earlier trial of another configuration whose engine resolved its settings to the same.
+
+    That is known only once the engine has started: both stay measured, as two samples of one thing.
+    """
+    mine = trial.effective_fingerprint
+    alike = (
+        other.number
+        for other in history
+        if other.number < trial.number
+        and other.fingerprint != trial.fingerprint
+        and other.effective_fingerprint == mine
+    )
+    return next(alike, None) if mine else None
 
 
 def _times(figure: float | None, factor: float) -> float | None:

@@ -21,7 +21,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.space.config import Scalar, ServingConfig
-from tuner.study.history import PastTrial, past, read_history
+from tuner.study.history import SAME_AS, PastTrial, past, read_history, same_settings
 from tuner.study.params import PickedParams, distributions
 from tuner.study.problem import TokenWeights, coordinates
 from tuner.study.storage import Storage
@@ -107,6 +107,8 @@ class Recorder:
         for key, value in _figures(result, spec, verdict).items():
             if key not in frozen.user_attrs:
                 self._set(number, key, value)
+        if (same := same_settings(past(self._trial(number)), self.history())) is not None:
+            self._set(number, SAME_AS, same)
         self._report_bound(number, frozen, verdict)
         self._tell(number, TrialState[verdict.told], verdict.value)
         return past(self._trial(number))

@@ -322,6 +322,7 @@ class _Search:
             trial.failure,
             best=not flight.confirmation and best is not None and best.number == trial.number,
             confirmation=flight.confirmation,
+            same_as=trial.same_as,
         )
 
     # --- confirming

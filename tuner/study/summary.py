@@ -33,7 +33,7 @@ class Figures:
 
     `args` are the measured launch arguments without program and plumbing, `argv` the whole command as it ran.
     `standing` says what the confirmations say, None before any; `confirmed_ttft_p95_s` is the worst of them.
-    `failure` is why there are no figures.
+    `failure` is why there are no figures, `same_as` the earlier trial whose engine ran the same settings.
     """
 
     trial: int
@@ -64,6 +64,7 @@ class Figures:
     confirmed_rate_req_per_s: float | None
     confirmed_ttft_p95_s: float | None
     failure: str | None
+    same_as: int | None
     constraints: Mapping[str, float]
     result: Mapping[str, Any]
     spec: Mapping[str, Any]
@@ -317,6 +318,7 @@ def _figures(trial: PastTrial, says: Standing | None, runs: Sequence[PastTrial])
         confirmed_rate_req_per_s=_confirmed_rate(held),
         confirmed_ttft_p95_s=max((run.ttft_p95_s for run in held if run.ttft_p95_s is not None), default=None),
         failure=trial.failure,
+        same_as=trial.same_as,
         constraints=trial.constraints,
         result=result,
         spec=spec,

@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = Files(workdir, options.termination_message)
     for outlet in (lines, files):
         outlet.put("begin", {"id": spec.id, "attempt": spec.attempt, "fingerprint": spec.fingerprint})
-    result, code = _run(spec, workdir, lines, files, stopping)
+    result, code = _run(spec, workdir, lines, files, stopping, options.files)
     for outlet in (files, lines):
         outlet.put("result", result.as_json())
     files.checkpoint(result)
@@ -120,13 +120,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tuner.trial", description="Run one trial and print its result.")
     parser.add_argument("--spec", type=Path, help="file with the TrialSpec as JSON (default: stdin)")
     parser.add_argument("--workdir", type=Path, help="where the engine's log goes (default: trial-ID here)")
+    files = "where the workload's prompts or trace lie (default: here)"
+    parser.add_argument("--files", type=Path, default=Path(), metavar="DIR", help=files)
     parser.add_argument("--control-fd", type=int, help="stop when this descriptor's other end is closed")
     parser.add_argument("--records", action="store_true", help="write numbered, checksummed records to stdout")
     parser.add_argument("--termination-message", type=Path, metavar="PATH", help="keep what is known in this file")
     return parser.parse_args(argv)
 
 
-def _run(spec: TrialSpec, workdir: Path, lines: Lines, files: Files, stopping: Stopping) -> tuple[TrialResult, int]:
+def _run(
+    spec: TrialSpec, workdir: Path, lines: Lines, files: Files, stopping: Stopping, files_in: Path
+) -> tuple[TrialResult, int]:
     def on_level(level: Level) -> None:
         for outlet in (files, lines):
             outlet.put("level", asdict(level))
@@ -142,7 +146,7 @@ def _run(spec: TrialSpec, workdir: Path, lines: Lines, files: Files, stopping: S
         on_engine=on_engine,
     )
     try:
-        return run_trial(spec, workdir=workdir, hooks=hooks), EXIT_OK
+        return run_trial(spec, workdir=workdir, hooks=hooks, files=files_in), EXIT_OK
     except Exception as error:  # noqa: BLE001 - the result says it: whatever went wrong here was not the engine's doing
         return TrialResult(spec.id, "failed", failure=failures.runner_fault(error)), EXIT_FAULT
 

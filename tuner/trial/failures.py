@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tuner.space.traffic import TrafficError
 from tuner.trial.result import Failure
 
 
@@ -45,3 +46,9 @@ def runner_fault(error: Exception) -> Failure:
     """Something went wrong in the runner itself."""
     message = f"the runner failed - {type(error).__name__}: {error} - the trial is repeated"
     return Failure("infrastructure", "runner_fault", message)
+
+
+def unusable_traffic(error: TrafficError) -> Failure:
+    """The workload's prompts or trace are not here, or are others than the study was begun with."""
+    message = f"the workload's file cannot be used - {error} - give the runner the study's own file (--files DIR)"
+    return Failure("infrastructure", "traffic_file", message)

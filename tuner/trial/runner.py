@@ -20,6 +20,7 @@ from tuner.probe.probe import Invalid, ProbeReport, Watch
 from tuner.probe.probe import probe as real_probe
 from tuner.probe.probe import run as run_loop
 from tuner.space.secrets import masked, secret_values
+from tuner.space.traffic import Traffic, TrafficError, traffic_for
 from tuner.trial import failures
 from tuner.trial.accelerators import memory_in_use
 from tuner.trial.before_start import ReadMemory, Surroundings, before_start
@@ -74,13 +75,14 @@ def run_trial(
     now_s: Callable[[], float] = time.monotonic,
     oom_counts: Callable[[], OomCounts] = read_counts,
     read_memory: ReadMemory = memory_in_use,
+    files: Path = Path(),
 ) -> TrialResult:
     """Run the trial; never raises for what the engine or the load does.
 
     Raises:
         OSError: `workdir` cannot be written, or there is no free port.
     """
-    trial = _Trial(spec, workdir, hooks or Hooks(), probe, now_s, oom_counts, read_memory)
+    trial = _Trial(spec, workdir, hooks or Hooks(), probe, now_s, oom_counts, read_memory, files)
     return trial.run()
 
 
@@ -106,6 +108,7 @@ class _Trial:
         now_s: Callable[[], float],
         oom_counts: Callable[[], OomCounts],
         read_memory: ReadMemory,
+        files: Path,
     ) -> None:
         self.spec = spec
         self.workdir = workdir
@@ -114,6 +117,8 @@ class _Trial:
         self.now_s = now_s
         self.oom_counts = oom_counts
         self.read_memory = read_memory
+        self.files = files
+        self.traffic: Traffic | None = None
         self.began_s = self.started_s = now_s()
         self.mark = f"{spec.id}.{spec.attempt}.{os.getpid()}"
         self.log = LogFollower(workdir / LOG_NAME)
@@ -125,6 +130,10 @@ class _Trial:
     def run(self) -> TrialResult:
         self.workdir.mkdir(parents=True, exist_ok=True)
         self._checkpoint("")
+        try:
+            self.traffic = traffic_for(self.spec.workload, self.files)
+        except TrafficError as error:
+            return self._failed(failures.unusable_traffic(error))
         if failure := self._before_start():
             return self._failed(failure)
         port = free_port()
@@ -226,6 +235,7 @@ class _Trial:
                 on_level=self._on_level,
                 on_progress=self._say,
             ),
+            **({"traffic": self.traffic} if self.traffic else {}),
             **confirming,
         )
         whole_s = max(deadlines.probe_s, confirm.duration_s if confirm else 0.0) + deadlines.first_token_s + _OVERRUN_S
