@@ -1,4 +1,4 @@
-"""The bundle as a Job runs it: as PID 1, by the python3 of another Debian release, with a real trial and a real load."""
+"""The bundle as a Job runs it: as PID 1, by the python3 of another Debian release, with a real engine and load."""
 
 from __future__ import annotations
 

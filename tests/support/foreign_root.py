@@ -1,4 +1,4 @@
-"""The file system of another Debian release, in which nothing of ours is installed, and processes started in it as PID 1.
+"""The root of another Debian release, in which nothing of ours is installed, and processes started in it as PID 1.
 
 Made once by debootstrap from the mirror this machine's apt is configured with, kept in `build/roots`. It stands for a
 serving image: the simulated engine is laid beside it as that image's own software, with its own PYTHONPATH.
