@@ -73,7 +73,7 @@ def test_pure_packages_lie_once_compiled_ones_by_interpreter_and_sources_nowhere
 
 def test_the_bundle_holds_every_module_of_ours_that_a_trial_imports(index, tmp_path):
     build(requirements(tmp_path, [wheel(index, "pure", "py3-none-any", {})]), tmp_path / "out")
-    ask = "import json, sys, tuner.trial.__main__; print(json.dumps([m for m in sys.modules if (m + '.')[:6] == 'tuner.']))"
+    ask = "import json, sys, tuner.trial.__main__; print(json.dumps([m for m in sys.modules if m.startswith('tuner')]))"
     listed = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, check=True, timeout=60)
     missing = []
     for module in json.loads(listed.stdout):
