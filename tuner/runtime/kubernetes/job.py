@@ -153,8 +153,15 @@ def _security(target: PoolTarget, part: str) -> Object:
 
 
 def _affinity(spec: TrialSpec, target: PoolTarget) -> Object:
-    """Away from other trials if the node is to be its own, and rather not where earlier attempts were lost."""
+    """Away from other trials if the node is to be its own, rather not where earlier attempts were lost, on one if told.
+
+    A node that is asked for is preferred, not required: it may be gone, and the trial says where it ran.
+    """
     affinity: Object = {}
+    if node := spec.context.get("node"):
+        fields = [{"key": "metadata.name", "operator": "In", "values": [node]}]
+        term = {"weight": 100, "preference": {"matchFields": fields}}
+        affinity["nodeAffinity"] = {"preferredDuringSchedulingIgnoredDuringExecution": [term]}
     if avoid := spec.context.get("avoid_nodes"):
         fields = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoid]
         term = {"weight": 100, "preference": {"matchFields": fields}}
@@ -199,6 +206,7 @@ def _container(spec: TrialSpec, target: PoolTarget) -> Object:
             *("--workdir", WORK_PATH),
             *("--termination-message", MESSAGE_PATH),
             "--records",
+            *(("--files", FILES_PATH) if target.files else ()),
         ],
         env=_env(target),
         resources=_resources(spec, target),
