@@ -1,0 +1,1 @@
+"""Trials as Kubernetes Jobs."""
