@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from support.fake_cluster import patches
-from support.fake_cluster.store import API, CLUSTER_WIDE, Refused, Store, qualified, set_condition, stamp
+from support.fake_cluster.store import API, CLUSTER_WIDE, Refused, Store, qualified, set_condition
 
 Json = dict[str, Any]
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
@@ -274,7 +274,6 @@ def _handler(api: Api) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(answer)))
-            self.send_header("Date", stamp())
             if retry_after is not None:
                 self.send_header("Retry-After", str(retry_after))
             self.end_headers()

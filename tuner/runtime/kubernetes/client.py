@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +44,16 @@ class Cluster:
         self._api = api
         self.namespace = namespace
         self._on_call = on_call or (lambda _said: None)
+        self._ahead = timedelta()
 
     @property
     def server(self) -> str:
         """The API server's address."""
         return str(self._api.configuration.host)
+
+    def now(self) -> datetime:
+        """The server's clock, by which its objects are stamped: this machine's may be minutes off."""
+        return datetime.now(UTC) + self._ahead
 
     # --- jobs and pods
 
@@ -184,9 +191,16 @@ class Cluster:
             data: bytes = answer.read()
         except (HTTPError, OSError, OpenApiException) as error:
             raise ApiError(None, "Unreachable", f"no answer from {self.server}: {_innermost(error)}") from error
+        self._set_clock(answer.getheader("Date"))
         if answer.status >= 300:
             raise _refusal(answer.status, data, answer.getheader("Retry-After"))
         return data
+
+    def _set_clock(self, date: str | None) -> None:
+        try:
+            self._ahead = parsedate_to_datetime(date or "") - datetime.now(UTC)
+        except (ValueError, TypeError):  # no date: our own clock has to do
+            return
 
 
 def _innermost(error: BaseException) -> str:
