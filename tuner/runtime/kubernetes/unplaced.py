@@ -21,7 +21,7 @@ SETTLE_S = 20.0
 NO_POD_S = 600.0
 NODE_RETURN_S = 1800.0
 """Nodes that could hold the trial are not ready: a reboot of a large server with its drivers takes 20 minutes."""
-NODES_UNREADABLE_S = 120.0
+NODES_UNREADABLE_S = 60.0
 VOLUME_S = 300.0
 # One look at the groups takes the autoscaler 10 s; it says no for the first time before it has looked at all of them.
 _AUTOSCALER_SAYS_NO_S = 120.0
@@ -38,6 +38,7 @@ def age_s(snapshot: Snapshot, *path: str) -> float:
 
 
 def age_of_trial_s(snapshot: Snapshot) -> float:
+    """Seconds since the trial was created."""
     return age_s(snapshot, "metadata", "creationTimestamp")
 
 
@@ -55,8 +56,8 @@ def without_pod(snapshot: Snapshot, expected: Expectation) -> Verdict:
         return pod_refused(text(refused[-1], "message"), expected)
     if age_of_trial_s(snapshot) > NO_POD_S:
         said = f": {text(refused[-1], 'message')}" if refused else ""
-        message = f"no pod was created in {NO_POD_S / 60:.0f} min{said} - job {_job_name(snapshot)} - see kubectl describe job"
-        return lost("no_pod", message)
+        message = f"no pod was created in {NO_POD_S / 60:.0f} min{said} - job {_job_name(snapshot)} - "
+        return lost("no_pod", message + "see kubectl describe job")
     return waiting("waiting for its pod to be created")
 
 
