@@ -363,7 +363,8 @@ def init(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]:
             ended(terminated(1, ran_s=2)), "finished", "runner_not_started", "unusable", id="runner never came up"
         ),
         pytest.param(
-            ended(terminated(1, message="some words", ran_s=2)), "finished", "runner_died", "infrastructure", id="spoke"
+            ended(terminated(1, message='{"tuner_result":1,"crc32":"0', ran_s=2)),
+            "finished", "runner_died", "infrastructure", id="spoke",
         ),
         pytest.param(
             ended({}, status=init(1, message="No space left on device")), "infrastructure", "init_failed", None,
@@ -429,6 +430,20 @@ def test_the_pods_reason_comes_before_its_disruption_and_that_before_the_exit_co
     assert verdict(ended(terminated(137), conditions=disrupted)).failure_kind == "preempted"
     found = verdict(ended(terminated(137), conditions=disrupted, status={"reason": "Evicted"}))
     assert found.failure_kind == "evicted"
+
+
+def test_a_runner_that_cannot_start_quotes_its_log():
+    words = "Traceback\n/lib/libc.so.6: version `GLIBC_2.34' not found\n"
+    found = verdict(ended(terminated(1, message=words, ran_s=2)))
+
+    assert (found.failure_kind, found.otherwise) == ("runner_not_started", "unusable")
+    assert "exit 1: /lib/libc.so.6: version `GLIBC_2.34' not found" in found.message
+
+
+def test_without_permission_another_trials_node_is_waited_for():
+    text = "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules. 1 Preemption is not helpful."
+
+    assert verdict(pending(text), after_s=900).kind == "waiting"
 
 
 def test_a_side_car_that_goes_on_does_not_hide_the_end():

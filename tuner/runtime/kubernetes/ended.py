@@ -27,8 +27,10 @@ ENDED_BY_SIGNAL = 75
 """The runner's exit code when it was asked to stop."""
 _SIGTERM_CODE = 128 + 15
 _SIGKILL_CODE = 128 + 9
-# A runner that cannot even start in the image dies at once, without a word in its message.
+# A runner that cannot even start in the image dies at once, before it has written a first result.
 _AT_ONCE = timedelta(seconds=30)
+_OUR_RESULT = '"tuner_result"'
+_SAID_CHARS = 200
 
 _DISRUPTIONS = {
     "PreemptionByScheduler": ("preempted", "was preempted by a pod of higher priority", "raise priority_class"),
@@ -140,15 +142,21 @@ def _not_started(pod: Pod, end: Mapping[str, Any], expected: Expectation) -> Ver
 
 
 def _runner_failed(pod: Pod, end: Mapping[str, Any], code: int, expected: Expectation) -> Verdict:
-    started, finished = moment(end, "startedAt"), moment(end, "finishedAt")
-    at_once = started is not None and finished is not None and finished - started < _AT_ONCE
-    if at_once and not text(end, "message").strip() and not expected.own_image:
+    """Without a result the message, if there is one, is the end of the log: the runtime falls back to it."""
+    last = text(end, "message").strip().splitlines()[-1:]
+    said = f": {last[0][:_SAID_CHARS]}" if last and _OUR_RESULT not in last[0] else ""
+    if _died_at_once(end) and _OUR_RESULT not in text(end, "message") and not expected.own_image:
         message = (
-            f"the runner does not start in the image - pod {name_of(pod)} ended with exit {code} and no message - "
-            "read its log with kubectl logs; the image needs python3 3.10 to 3.13 and glibc 2.17 or newer"
+            f"the runner does not start in the image - pod {name_of(pod)} ended with exit {code}{said} - "
+            "the image needs python3 3.10 to 3.13 and glibc 2.17 or newer; kubectl logs has the whole of it"
         )
         return misfit("runner_not_started", message, expected)
-    return _lost(pod, "runner_died", f"ended with exit {code} and no result", "read its log with tuner logs")
+    return _lost(pod, "runner_died", f"ended with exit {code} and no result{said}", "read its log with tuner logs")
+
+
+def _died_at_once(end: Mapping[str, Any]) -> bool:
+    started, finished = moment(end, "startedAt"), moment(end, "finishedAt")
+    return started is not None and finished is not None and finished - started < _AT_ONCE
 
 
 def _stopped_by_job(job: Mapping[str, Any]) -> tuple[str, str] | None:

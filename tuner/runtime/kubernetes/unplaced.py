@@ -28,6 +28,9 @@ _AUTOSCALER_SAYS_NO_S = 120.0
 _AUTOSCALE_S = 1800.0  # where a pool scales although its space file does not say so
 _KUEUE_SILENT_S = 60.0
 
+# What the scheduler also says of nodes that another trial has, or that will be back.
+_BUSY_OR_PASSING = ("No preemption victims", "anti-affinity", "were unschedulable")
+
 _MISSING_CLAIM = re.compile(r'persistentvolumeclaim "(?P<name>[^"]+)" (not found|is being deleted)')
 
 
@@ -155,8 +158,8 @@ def _by_its_words(snapshot: Snapshot, pod: Pod, said: str, expected: Expectation
     blind = "nodes may not be read (k8s/rbac.yaml, node reader), so this is what the scheduler says"
     if (scaling := _autoscaler(snapshot, pod, expected)) is not None:
         return scaling
-    never = "Preemption is not helpful" in said and "No preemption victims" not in said
-    if not never or "unschedulable" in said:
+    never = "Preemption is not helpful" in said
+    if not never or any(sign in said for sign in _BUSY_OR_PASSING):
         return waiting(f"waiting for a node: {said} [{blind}]")
     if _pending_s(snapshot, pod) < NODES_UNREADABLE_S:
         return waiting(f"no node may ever hold it: {said} [{blind}]")
