@@ -101,8 +101,8 @@ def _restarted(pod: Pod, expected: Expectation) -> Verdict:
     status = trial_status(pod, expected.container)
     code = number(status, "lastState", "terminated", "exitCode")
     message = (
-        f"the trial's container was started again by its node - pod {name_of(pod)}: {restarts(pod, expected.container)} "
-        f"times, last exit {code} - leave restartPolicy out of pod_patch"
+        f"the trial's container was started again by its node - pod {name_of(pod)}: "
+        f"{restarts(pod, expected.container)} times, last exit {code} - leave restartPolicy out of pod_patch"
     )
     return lost("restarted", message, elsewhere=False)
 

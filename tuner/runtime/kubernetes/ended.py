@@ -25,8 +25,12 @@ from tuner.runtime.kubernetes.verdict import Expectation, Verdict, lost, misfit
 
 ENDED_BY_SIGNAL = 75
 """The runner's exit code when it was asked to stop."""
-# A runner that cannot even start in the image dies at once, without a word in its message.
+_SIGTERM_CODE = 128 + 15
+_SIGKILL_CODE = 128 + 9
+# A runner that cannot even start in the image dies at once, before it has written a first result.
 _AT_ONCE = timedelta(seconds=30)
+_OUR_RESULT = '"tuner_result"'
+_SAID_CHARS = 200
 
 _DISRUPTIONS = {
     "PreemptionByScheduler": ("preempted", "was preempted by a pod of higher priority", "raise priority_class"),
@@ -49,7 +53,7 @@ _REASONS = {
 
 def conclude(pod: Pod, job: Mapping[str, Any], expected: Expectation) -> Verdict:
     """`finished` with what to conclude when there is no result, or at once the failure when the trial never ran."""
-    verdict = _reason(pod, expected) or _disruption(pod) or _containers(pod, expected) or _job(pod, job)
+    verdict = _reason(pod, expected) or _disruption(pod) or _containers(pod, job, expected) or _job(pod, job)
     if started_at(pod, expected.container) is None:
         return verdict
     otherwise = verdict.kind if verdict.kind in ("configuration", "unusable") else "infrastructure"
@@ -57,6 +61,7 @@ def conclude(pod: Pod, job: Mapping[str, Any], expected: Expectation) -> Verdict
 
 
 def disruption_reason(pod: Pod) -> str:
+    """Why the cluster takes the pod away; "" if it does not."""
     return text(condition(pod, "DisruptionTarget"), "reason") if holds(pod, "DisruptionTarget") else ""
 
 
@@ -87,11 +92,11 @@ def _disruption(pod: Pod) -> Verdict | None:
     return _lost(pod, kind, f"{what}: {said}" if said else what, step)
 
 
-def _containers(pod: Pod, expected: Expectation) -> Verdict | None:
+def _containers(pod: Pod, job: Mapping[str, Any], expected: Expectation) -> Verdict | None:
     if init := failed_init(pod):
         return _init_failed(pod, init)
     end = terminated(pod, expected.container)
-    return _ended(pod, end, expected) if end else None
+    return _ended(pod, job, end, expected) if end else None
 
 
 def _init_failed(pod: Pod, status: Mapping[str, Any]) -> Verdict:
@@ -101,7 +106,7 @@ def _init_failed(pod: Pod, status: Mapping[str, Any]) -> Verdict:
     return _lost(pod, "init_failed", what, "see its log with kubectl, and check the tuner image and the node's disk")
 
 
-def _ended(pod: Pod, end: Mapping[str, Any], expected: Expectation) -> Verdict:
+def _ended(pod: Pod, job: Mapping[str, Any], end: Mapping[str, Any], expected: Expectation) -> Verdict:
     reason, code = text(end, "reason"), number(end, "exitCode")
     if reason == "OOMKilled":
         message = (
@@ -113,9 +118,11 @@ def _ended(pod: Pod, end: Mapping[str, Any], expected: Expectation) -> Verdict:
         return _not_started(pod, end, expected)
     if reason == "ContainerStatusUnknown":
         return _lost(pod, "node_lost", "vanished from its node without a trace")
-    if code == ENDED_BY_SIGNAL or code == 143:
+    if why := _stopped_by_job(job):
+        return _lost(pod, *why)
+    if code in (ENDED_BY_SIGNAL, _SIGTERM_CODE):
         return _lost(pod, "interrupted", "was asked to stop before the trial was done")
-    if code == 137:
+    if code == _SIGKILL_CODE:
         return _lost(pod, "killed", "was killed from outside (exit 137)")
     if code == 0:
         return _lost(pod, "no_result", "ended well, and neither its message nor its log holds a whole result")
@@ -135,15 +142,30 @@ def _not_started(pod: Pod, end: Mapping[str, Any], expected: Expectation) -> Ver
 
 
 def _runner_failed(pod: Pod, end: Mapping[str, Any], code: int, expected: Expectation) -> Verdict:
-    started, finished = moment(end, "startedAt"), moment(end, "finishedAt")
-    at_once = started is not None and finished is not None and finished - started < _AT_ONCE
-    if at_once and not text(end, "message").strip() and not expected.own_image:
+    """Without a result the message, if there is one, is the end of the log: the runtime falls back to it."""
+    last = text(end, "message").strip().splitlines()[-1:]
+    said = f": {last[0][:_SAID_CHARS]}" if last and _OUR_RESULT not in last[0] else ""
+    if _died_at_once(end) and _OUR_RESULT not in text(end, "message") and not expected.own_image:
         message = (
-            f"the runner does not start in the image - pod {name_of(pod)} ended with exit {code} and no message - "
-            "read its log with kubectl logs; the image needs python3 3.10 to 3.13 and glibc 2.17 or newer"
+            f"the runner does not start in the image - pod {name_of(pod)} ended with exit {code}{said} - "
+            "the image needs python3 3.10 to 3.13 and glibc 2.17 or newer; kubectl logs has the whole of it"
         )
         return misfit("runner_not_started", message, expected)
-    return _lost(pod, "runner_died", f"ended with exit {code} and no result", "read its log with tuner logs")
+    return _lost(pod, "runner_died", f"ended with exit {code} and no result{said}", "read its log with tuner logs")
+
+
+def _died_at_once(end: Mapping[str, Any]) -> bool:
+    started, finished = moment(end, "startedAt"), moment(end, "finishedAt")
+    return started is not None and finished is not None and finished - started < _AT_ONCE
+
+
+def _stopped_by_job(job: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(kind, what) when the Job itself had its pod ended: then the exit code says only that it was."""
+    if holds(job, "Suspended"):
+        return "suspended", "was stopped because its Job was suspended, as a queue does to preempt"
+    if "DeadlineExceeded" in (text(condition(job, kind), "reason") for kind in ("FailureTarget", "Failed")):
+        return "deadline", "was stopped by the Job's deadline"
+    return None
 
 
 def _job(pod: Pod, job: Mapping[str, Any]) -> Verdict:

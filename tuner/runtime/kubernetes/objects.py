@@ -36,11 +36,13 @@ def at(value: Any, *path: str) -> Any:
 
 
 def text(value: Any, *path: str) -> str:
+    """The text under the path, or ""."""
     found = at(value, *path)
     return found if isinstance(found, str) else ""
 
 
 def number(value: Any, *path: str) -> int:
+    """The whole number under the path, or 0."""
     found = at(value, *path)
     return found if isinstance(found, int) else 0
 

@@ -14,18 +14,24 @@ from tuner.runtime.kubernetes.objects import at, condition, many, moment, number
 # A side car may go on after the trial's container; its kubelet gets this long to write down why that one ended.
 _SIDE_CAR_S = 15.0
 
+# A container that could not be started "started" at the epoch.
+_NEVER_YEAR = 1970
+
 Pod = Mapping[str, Any]
 
 
 def name_of(pod: Pod) -> str:
+    """Its name, for messages."""
     return text(pod, "metadata", "name") or "of the trial"
 
 
 def node_of(pod: Pod) -> str:
+    """Its node; "" while it has none."""
     return text(pod, "spec", "nodeName")
 
 
 def init_statuses(pod: Pod) -> list[Mapping[str, Any]]:
+    """Of its init containers."""
     return many(pod, "status", "initContainerStatuses")
 
 
@@ -56,6 +62,7 @@ def has_ended(pod: Pod, container: str, now: datetime) -> bool:
 
 
 def restarts(pod: Pod, container: str) -> int:
+    """How often the trial's container was started again."""
     return number(trial_status(pod, container), "restartCount")
 
 
@@ -63,7 +70,8 @@ def started_at(pod: Pod, container: str) -> datetime | None:
     """When the trial's container first ran; None if it never did."""
     status = trial_status(pod, container)
     paths = (("lastState", "terminated"), ("state", "terminated"), ("state", "running"))
-    return next((when for path in paths if (when := moment(status, *path, "startedAt"))), None)
+    found = (moment(status, *path, "startedAt") for path in paths)
+    return next((when for when in found if when and when.year > _NEVER_YEAR), None)
 
 
 def placed_at(pod: Pod) -> datetime | None:

@@ -107,13 +107,13 @@ def _limit_range(bound: re.Match[str], said: str, expected: Expectation) -> Verd
 
 
 def _pairs(written: str) -> Mapping[str, float]:
-    """`requests.amd.com/gpu=8,pods=1`"""
+    """Read `requests.amd.com/gpu=8,pods=1`."""
     parts = [part.partition("=") for part in written.strip().split(",")]
     return {name.strip(): quantity(value.strip()) for name, _, value in parts if value}
 
 
 def _no_namespace(name: str) -> str:
-    return f"there is no namespace {name} - every trial would be created there - create it, or name another with --namespace"
+    return f"there is no namespace {name} - trials are created there - create it, or name another with --namespace"
 
 
 def _invalid(said: str, doing: str) -> str:

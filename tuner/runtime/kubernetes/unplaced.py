@@ -21,12 +21,15 @@ SETTLE_S = 20.0
 NO_POD_S = 600.0
 NODE_RETURN_S = 1800.0
 """Nodes that could hold the trial are not ready: a reboot of a large server with its drivers takes 20 minutes."""
-NODES_UNREADABLE_S = 120.0
+NODES_UNREADABLE_S = 60.0
 VOLUME_S = 300.0
 # One look at the groups takes the autoscaler 10 s; it says no for the first time before it has looked at all of them.
 _AUTOSCALER_SAYS_NO_S = 120.0
 _AUTOSCALE_S = 1800.0  # where a pool scales although its space file does not say so
 _KUEUE_SILENT_S = 60.0
+
+# What the scheduler also says of nodes that another trial has, or that will be back.
+_BUSY_OR_PASSING = ("No preemption victims", "anti-affinity", "were unschedulable")
 
 _MISSING_CLAIM = re.compile(r'persistentvolumeclaim "(?P<name>[^"]+)" (not found|is being deleted)')
 
@@ -38,6 +41,7 @@ def age_s(snapshot: Snapshot, *path: str) -> float:
 
 
 def age_of_trial_s(snapshot: Snapshot) -> float:
+    """Seconds since the trial was created."""
     return age_s(snapshot, "metadata", "creationTimestamp")
 
 
@@ -55,8 +59,8 @@ def without_pod(snapshot: Snapshot, expected: Expectation) -> Verdict:
         return pod_refused(text(refused[-1], "message"), expected)
     if age_of_trial_s(snapshot) > NO_POD_S:
         said = f": {text(refused[-1], 'message')}" if refused else ""
-        message = f"no pod was created in {NO_POD_S / 60:.0f} min{said} - job {_job_name(snapshot)} - see kubectl describe job"
-        return lost("no_pod", message)
+        message = f"no pod was created in {NO_POD_S / 60:.0f} min{said} - job {_job_name(snapshot)} - "
+        return lost("no_pod", message + "see kubectl describe job")
     return waiting("waiting for its pod to be created")
 
 
@@ -154,8 +158,8 @@ def _by_its_words(snapshot: Snapshot, pod: Pod, said: str, expected: Expectation
     blind = "nodes may not be read (k8s/rbac.yaml, node reader), so this is what the scheduler says"
     if (scaling := _autoscaler(snapshot, pod, expected)) is not None:
         return scaling
-    never = "Preemption is not helpful" in said and "No preemption victims" not in said
-    if not never or "unschedulable" in said:
+    never = "Preemption is not helpful" in said
+    if not never or any(sign in said for sign in _BUSY_OR_PASSING):
         return waiting(f"waiting for a node: {said} [{blind}]")
     if _pending_s(snapshot, pod) < NODES_UNREADABLE_S:
         return waiting(f"no node may ever hold it: {said} [{blind}]")

@@ -97,8 +97,8 @@ def _volume(snapshot: Snapshot, pod: Pod, said: str, expected: Expectation) -> V
         return waiting(f"mounting volumes: {said}")
     if missing := _MISSING.search(said):
         message = (
-            f"there is no {missing['kind']} {missing['name']} in the namespace - pool {expected.pool} mounts it: {said} - "
-            "create it, or correct the pool"
+            f"there is no {missing['kind']} {missing['name']} in the namespace - "
+            f"pool {expected.pool} mounts it: {said} - create it, or correct the pool"
         )
         return misfit("volume_missing", message, expected)
     if _MISSING_KEY.search(said):
@@ -120,7 +120,8 @@ def _takes_time(snapshot: Snapshot, pod: Pod) -> Verdict:
     since_s = (snapshot.now - last).total_seconds() if last else _placed_s(snapshot, pod)
     if min(since_s, _placed_s(snapshot, pod)) <= limit_s:
         return waiting(stage or "pulling the image")
-    message = f"its containers did not start in {limit_s / 60:.0f} min - pod {name_of(pod)} on node {node_of(pod)}: {stage} - "
+    where = f"pod {name_of(pod)} on node {node_of(pod)}"
+    message = f"its containers did not start in {limit_s / 60:.0f} min - {where}: {stage} - "
     return lost("start", message + "see kubectl describe pod; the trial is repeated")
 
 

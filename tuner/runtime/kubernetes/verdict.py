@@ -68,10 +68,12 @@ class Verdict:
 
 
 def waiting(stage: str) -> Verdict:
+    """It has not begun; `stage` says what it waits for."""
     return Verdict("waiting", stage)
 
 
 def running(stage: str) -> Verdict:
+    """Its container runs, or ran until its pod was told to end."""
     return Verdict("running", stage)
 
 
