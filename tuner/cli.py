@@ -5,17 +5,16 @@ Results go to stdout, progress to stderr. Exit codes are those of `tuner.errors`
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tuner import __version__
+from tuner import __version__, cli_cluster, cli_doctor, cli_probe
+from tuner.cli_cluster import Context, Namespace, stopping
 from tuner.errors import EXIT_INTERRUPTED, EXIT_OK, TunerError, UsageError
+from tuner.terminal import AsJson, MaybeSpace, Space, Storage, StudyName, print_json, say, show
 
 app = typer.Typer(
     name="tuner",
@@ -27,54 +26,32 @@ app = typer.Typer(
 )
 export_app = typer.Typer(no_args_is_help=True, help="Write the best confirmed configuration for deployment.")
 app.add_typer(export_app, name="export")
-
-Space = Annotated[str, typer.Option("--space", help="Space file; a local file first, then one that ships.")]
-Storage = Annotated[
-    str | None,
-    typer.Option("--storage", envvar="TUNER_STORAGE", help="Optuna database URL; default: <study>.db here."),
-]
-StudyName = Annotated[str | None, typer.Option("--study", help="Study name; default: the space's name.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+app.command()(cli_probe.probe)
+app.command()(cli_doctor.doctor)
+cli_cluster.register(app)
 
 
 def main() -> None:
     """Entry point: one clear line for every expected error, and its exit code."""
     try:
         code = app(standalone_mode=False)  # without standalone mode a command's exit code is returned, not raised
-        _show(lambda: None)
+        show(lambda: None)
     except TunerError as exc:
-        _say(str(exc))
+        say(str(exc))
         sys.exit(exc.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted")
+        say("interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except Exception as exc:
         if not hasattr(exc, "format_message"):
             raise
-        _say(exc.format_message())
+        say(exc.format_message())
         sys.exit(UsageError.exit_code)
     sys.exit(code if isinstance(code, int) else EXIT_OK)
 
 
-def _say(text: str) -> None:
-    """Tell something on stderr; nobody reading it any more changes nothing."""
-    with suppress(BrokenPipeError):
-        for line in text.splitlines():
-            if line:
-                print(f"tuner: {line}", file=sys.stderr)
-
-
-def _show(write: Callable[[], None]) -> None:
-    """Print results on stdout. A reader that has gone (`| head`) is no fault, and the exit code stays."""
-    try:
-        write()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _version(show: bool) -> None:  # noqa: FBT001 - typer's callback form
-    if show:
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback form
+    if wanted:
         print(__version__)
         raise typer.Exit
 
@@ -102,13 +79,13 @@ def validate(file: Annotated[str, typer.Argument(help="Space file.")], as_json: 
         complete_seeds(points, seeds_of(space))
     except SpaceError as exc:
         if as_json:
-            _print_json({"valid": False, "problems": [vars(p) for p in exc.problems]})
+            print_json({"valid": False, "problems": [vars(p) for p in exc.problems]})
             raise typer.Exit(exc.exit_code) from exc
         raise
     if as_json:
-        _print_json({"valid": True, "space": space.name, "points": points.total, "valid_points": len(points.valid)})
+        print_json({"valid": True, "space": space.name, "points": points.total, "valid_points": len(points.valid)})
     else:
-        _show(lambda: print(f"{file}: valid; {len(points.valid):,} of {points.total:,} points can be tried"))
+        show(lambda: print(f"{file}: valid; {len(points.valid):,} of {points.total:,} points can be tried"))
 
 
 @app.command()
@@ -131,9 +108,9 @@ def plan(
     problem = problem_of(points, name=opened.name, where=Where(simulated=False), trials=trials, deadlines=Deadlines())
     expected = forecast(points, problem)
     if as_json:
-        _print_json(plan_json(points, expected, arithmetic=memory))
+        print_json(plan_json(points, expected, arithmetic=memory))
     else:
-        _show(lambda: print_plan(points, expected, sys.stdout, arithmetic=memory, seeds=problem.seeds))
+        show(lambda: print_plan(points, expected, sys.stdout, arithmetic=memory, seeds=problem.seeds))
 
 
 Positive = Annotated[int | None, typer.Option(min=1)]
@@ -169,7 +146,7 @@ def predict(
     hardware = Hardware(architecture, accelerator, gpus, precision, tp, dp, attn_dp, ep, speculation_steps)
     doc = prediction(space, sets or [], hardware, traffic)
     if as_json:
-        _print_json(doc)
+        print_json(doc)
     else:
         from tuner.report.predict import print_prediction
 
@@ -195,6 +172,18 @@ def search(
     external_command: Annotated[
         str | None, typer.Option("--external-command", help="External: reads a TrialSpec, answers a TrialResult.")
     ] = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    tuner_image: Annotated[
+        str | None,
+        typer.Option("--tuner-image", envvar="TUNER_IMAGE", help="Kubernetes: image with the runner (k8s/Dockerfile)."),
+    ] = None,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Kubernetes: when stopped, wait for the running trials first.")
+    ] = False,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Kubernetes: when stopped, delete the running trials.")
+    ] = False,
     new_study: Annotated[str | None, typer.Option("--new-study", help="Start a new study of this name.")] = None,
     seed_from: Annotated[
         str | None, typer.Option("--seed-from", help="With --new-study: try the best of this study first.")
@@ -206,12 +195,10 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search, or resume: the same command goes on with its study until the total is reached."""
-    import signal
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped controller ends as cleanly as Ctrl-C
-    from tuner.compose import Request, run_search
+    from tuner.compose import OnCluster, Request, run_search
     from tuner.launch.spaces import open_space
 
+    stop = stopping(drain=drain)
     request = Request(
         space=open_space(space),
         runtime=runtime,
@@ -227,25 +214,27 @@ def search(
         seed_from=seed_from,
         log_format=log_format,
         stop_when_converged=stop_when_converged,
+        on_cluster=OnCluster(namespace, context, tuner_image, drain=drain, cancel=cancel),
+        draining=stop,
     )
     try:
         outcome, summary = run_search(request, sys.stderr, _counting("checking points"))
     except KeyboardInterrupt:  # before the first trial, or after the last
-        _say("interrupted; run the same command to go on")
+        say("interrupted; run the same command to go on")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if as_json:
-        _print_json(summary.as_json() | {"exit_reason": outcome.exit_reason, "message": outcome.message})
+        print_json(summary.as_json() | {"exit_reason": outcome.exit_reason, "message": outcome.message})
     else:
         from tuner.report.table import print_summary
 
-        _show(lambda: print_summary(summary, sys.stdout))
-    _say(outcome.message)
+        show(lambda: print_summary(summary, sys.stdout))
+    say(outcome.message)
     raise typer.Exit(outcome.exit_code)
 
 
 @app.command()
 def status(
-    space: Annotated[str | None, typer.Option("--space", help="Space file the study was made from.")] = None,
+    space: MaybeSpace = None,
     study: StudyName = None,
     storage: Storage = None,
     as_json: AsJson = False,
@@ -258,9 +247,9 @@ def status(
     name, url = study_and_storage(space, study, storage)
     summary = read_summary(url, name)
     if as_json:
-        _print_json(summary.as_json())
+        print_json(summary.as_json())
     else:
-        _show(lambda: print_summary(summary, sys.stdout))
+        show(lambda: print_summary(summary, sys.stdout))
 
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write; default: stdout.")]
@@ -274,13 +263,13 @@ def _export(kind: str, space: str, study: str | None, storage: str | None, outpu
 
     text = export_text(kind, space, study, storage, **how)
     if output is None:
-        _show(lambda: print(text, end=""))
+        show(lambda: print(text, end=""))
         return
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as exc:
         raise UsageError(f"{output}: cannot be written: {exc.strerror}") from exc
-    _say(f"wrote {output}")
+    say(f"wrote {output}")
 
 
 @export_app.command()
@@ -336,60 +325,7 @@ def engine(ctx: typer.Context) -> None:
     raise typer.Exit(serve(ctx.args))
 
 
-@app.command()
-def probe(
-    url: Annotated[str | None, typer.Option("--url", help="http://HOST:PORT of a running engine.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Default: the first one the engine names.")] = None,
-    input_tokens: Annotated[int | None, typer.Option("--input-tokens", min=1, help="Tokens of every prompt.")] = None,
-    output_tokens: Annotated[int | None, typer.Option("--output-tokens", min=1, help="Tokens of every answer.")] = None,
-    cached_fraction: Annotated[
-        float, typer.Option("--cached-fraction", help="Shared head of the prompts, 0 to 1.")
-    ] = 0.0,
-    rate: Annotated[float | None, typer.Option("--rate", help="Open loop: requests per second.")] = None,
-    concurrency: Annotated[int | None, typer.Option("--concurrency", min=1, help="Closed loop: in flight.")] = None,
-    find_capacity: Annotated[bool, typer.Option("--find-capacity", help="The highest rate within --ttft-p95.")] = False,
-    ttft_p95: Annotated[float | None, typer.Option("--ttft-p95", help="Limit of the capacity search, seconds.")] = None,
-    duration: Annotated[
-        float | None, typer.Option("--duration", help="Seconds; default 60, for a capacity search at most 1800.")
-    ] = None,
-    arrivals: Annotated[str, typer.Option("--arrivals", help="poisson, constant or trace.")] = "poisson",
-    prompts: Annotated[Path | None, typer.Option("--prompts", help="Your own prompts, JSON Lines.")] = None,
-    trace: Annotated[Path | None, typer.Option("--trace", help="A trace in Mooncake's format, JSON Lines.")] = None,
-    block_tokens: Annotated[int, typer.Option("--block-tokens", help="Tokens of one hash id of the trace.")] = 512,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of prompts and arrivals.")] = 0,
-    records: Annotated[Path | None, typer.Option("--records", help="Write one JSON line per request here.")] = None,
-    selftest: Annotated[bool, typer.Option("--selftest", help="How many chunks/s this client can take.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a running endpoint at a rate, at a concurrency, or find its capacity; or this machine's own client."""
-    from tuner.report.probe import print_probe, probe_request, run_probe, run_selftest
-
-    if selftest:
-        document, code = run_selftest(sys.stdout if not as_json else sys.stderr)
-        if as_json:
-            _print_json(document)
-        raise typer.Exit(code)
-    request = probe_request(
-        url, input_tokens, output_tokens, rate, concurrency, ttft_p95, find_capacity=find_capacity, model=model,
-        cached_fraction=cached_fraction, duration_s=duration, arrivals=arrivals, seed=seed, records=records,
-        prompts=prompts, trace=trace, block_tokens=block_tokens,
-    )  # fmt: skip
-    answer = run_probe(request, _say)
-    if as_json:
-        _print_json(answer.document)
-    else:
-        _show(lambda: print_probe(answer.document, sys.stdout))
-    raise typer.Exit(answer.exit_code)
-
-
 def _counting(what: str) -> Any:
     from tuner.report.counting import Counting
 
     return Counting(sys.stderr, what)
-
-
-def _print_json(doc: Any) -> None:
-    import json
-
-    text = json.dumps(doc, indent=2, sort_keys=True, allow_nan=False)
-    _show(lambda: print(text))

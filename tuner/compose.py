@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast, get_args
 
-from tuner.errors import NothingFeasible, RuntimeUnusable, UsageError
+from tuner.errors import NothingFeasible, UsageError
 from tuner.space.nearest import did_you_mean
 from tuner.space.space import Space
 
@@ -34,6 +34,17 @@ EXTERNAL_TIMEOUT_S = 6 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
+class OnCluster:
+    """What the command line says about clusters; a pool's own namespace and context come first."""
+
+    namespace: str | None = None
+    context: str | None = None
+    tuner_image: str | None = None
+    drain: bool = False
+    cancel: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What the user asked of `tuner search`."""
 
@@ -51,6 +62,8 @@ class Request:
     seed_from: str | None
     log_format: str = "text"
     stop_when_converged: bool = False
+    on_cluster: OnCluster = OnCluster()
+    draining: Callable[[], bool] = lambda: False
 
     @property
     def name(self) -> str:
@@ -84,7 +97,7 @@ def run_search(
 
     points = evaluate(request.space, counting)
     problem = _problem(request, points)
-    runtime = _runtime(request)
+    runtime = _runtime(request, progress)
     lines = ProgressLines(progress, problem.budget.trials)
     outcome = search(
         problem,
@@ -95,6 +108,7 @@ def run_search(
         on_event=JsonLog(progress, study=problem.name) if request.log_format == "json" else lines,
         poll_s=1.0,
         stop_when_converged=request.stop_when_converged,
+        draining=request.draining,
     )
     return _in_terms_of(request, problem, outcome), read_summary(request.storage_url, problem.name)
 
@@ -123,11 +137,6 @@ def _check(request: Request) -> None:
     if request.log_format not in LOG_FORMATS:
         raise UsageError(f"--log-format {request.log_format}: is one of {', '.join(LOG_FORMATS)}")
     _check_companions(request)
-    if request.runtime == "kubernetes":
-        raise RuntimeUnusable(
-            "the kubernetes runtime is not part of this version yet; try the search with --runtime simulated, run it "
-            "on this machine with --runtime local, or through your own deployer with --runtime external"
-        )
 
 
 def _check_companions(request: Request) -> None:
@@ -136,6 +145,10 @@ def _check_companions(request: Request) -> None:
         raise UsageError("--external-command COMMAND goes with --runtime external, and that runtime needs it")
     if request.engine_command and request.runtime != "local":
         raise UsageError("--engine-command goes with --runtime local")
+    if request.runtime != "kubernetes" and _given(request.on_cluster):
+        raise UsageError(f"--{_given(request.on_cluster)} goes with --runtime kubernetes")
+    if request.on_cluster.drain and request.on_cluster.cancel:
+        raise UsageError("give --drain to wait for running trials or --cancel to delete them, not both")
     if request.world is not None and request.runtime != "simulated":
         raise UsageError("--world goes with --runtime simulated")
     if request.seed_from and not request.new_study:
@@ -144,6 +157,13 @@ def _check_companions(request: Request) -> None:
         raise UsageError("give --study to go on with a study or --new-study to start one, not both")
     if "/" in request.name:
         raise UsageError(f"{request.name}: a study's name cannot hold a slash; say where it is kept with --storage")
+
+
+def _given(on_cluster: OnCluster) -> str:
+    """The first option that was given; an image may come from the environment and does no harm."""
+    given = (on_cluster.namespace, on_cluster.context, on_cluster.drain, on_cluster.cancel)
+    names = ("namespace", "context", "drain", "cancel")
+    return next((name for name, value in zip(names, given, strict=True) if value), "")
 
 
 def _problem(request: Request, points: Points) -> Problem:
@@ -203,8 +223,10 @@ def _best_of_other(request: Request, points: Points) -> list:  # type: ignore[ty
     return [(f"{request.seed_from}-{i + 1}", config) for i, config in enumerate(best)]
 
 
-def _runtime(request: Request) -> Runtime:
+def _runtime(request: Request, progress: TextIO) -> Runtime:
     pools = request.space.spec.pools
+    if request.runtime == "kubernetes":
+        return _kubernetes(request, progress)
     nodes = {name: pool.max_nodes for name, pool in pools.items()}
     if request.runtime == "simulated":
         from tuner.runtime.simulated import SimulatedRuntime
@@ -222,6 +244,25 @@ def _runtime(request: Request) -> Runtime:
     slots = {name: max(1, pool.gpus_per_node // smallest) for name, pool in pools.items()}
     workdir = Path(f"{request.name}.trials").resolve()
     return LocalRuntime(slots, workdir=workdir, files=request.space.folder)
+
+
+def _kubernetes(request: Request, progress: TextIO) -> Runtime:
+    """Asks the clusters whether they can run the search before anything is written anywhere."""
+    from tuner.runtime.kubernetes.assemble import check_sites, places_of
+    from tuner.runtime.kubernetes.runtime import KubernetesRuntime
+    from tuner.study.summary import image_digests
+
+    asked = request.on_cluster
+    places = places_of(
+        request.space.spec.pools,
+        [layout.gpus for layout in request.space.layouts],
+        namespace=asked.namespace,
+        context=asked.context,
+        tuner_image=asked.tuner_image or "",
+    )
+    progress.writelines(f"tuner: {line}\n" for line in check_sites(places))
+    pins = image_digests(request.storage_url, request.name)
+    return KubernetesRuntime(places, pins=pins, cancel=asked.cancel)
 
 
 def prediction(space: str | None, sets: Sequence[str], hardware: Hardware, traffic: Traffic) -> dict[str, Any]:

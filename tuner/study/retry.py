@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from tuner.study.history import PastTrial
-from tuner.trial.result import Failure, TrialResult
-from tuner.trial.spec import TrialSpec
 
 INVALID_REPEATS = 1
 CRASH_REPEATS = 1
@@ -58,9 +56,3 @@ def nodes_to_avoid(trials: Iterable[PastTrial]) -> list[str]:
     """Nodes on which earlier attempts were lost or crashed."""
     nodes = (trial.node for trial in trials if trial.state in ("failed", "invalid"))
     return sorted({node for node in nodes if node})
-
-
-def lost(spec: TrialSpec) -> TrialResult:
-    """What is recorded of a trial that began again and again and never left a result."""
-    message = f"vanished without a result in {spec.attempt} attempts, each time with its controller or node"
-    return TrialResult(spec.id, "failed", failure=Failure("infrastructure", "lost", message), simulated=spec.simulated)

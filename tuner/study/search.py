@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from tuner.errors import RuntimeUnusable
 from tuner.runtime.protocol import Runtime
 from tuner.study import budget, confirm, recheck, retry, sampler
 from tuner.study.converged import expected_gain
+from tuner.study.endings import lost, nothing_measured
 from tuner.study.events import (
     BaselineDeviates,
     ConfirmEnded,
@@ -57,12 +59,14 @@ def search(
     retries: int = 2,
     poll_s: float = 5.0,
     stop_when_converged: bool = False,
+    draining: Callable[[], bool] = lambda: False,
 ) -> SearchOutcome:
     """Search a problem, or go on with its study, until budget, space or patience ends.
 
     `retries` bounds how often a lost trial's configuration is tried again. `seed` (0 where None) is that of a
     new study; a resumed one keeps its own.
-    `stop_when_converged` takes the stop that is otherwise only offered (see `converged`).
+    `stop_when_converged` takes the stop that is otherwise only offered (see `converged`). Once `draining` says so,
+    nothing more is started and the search is interrupted when the running trials have ended.
 
     Raises:
         UsageError: the storage cannot be opened, another controller owns the study, or its identity differs.
@@ -75,6 +79,7 @@ def search(
             write = Writer(owner, on_write)
             session = _Search(problem, storage, runtime, owner, write, sampler, seed, on_event, retries, poll_s)
             session.stop_when_converged = stop_when_converged
+            session.draining = draining
             return session.run()
         finally:
             owner.release()
@@ -116,6 +121,7 @@ class _Search:
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._stopped_by: StoppedBy | None = None
         self.stop_when_converged = False
+        self.draining: Callable[[], bool] = lambda: False
         self._offered = False
 
     # --- the session
@@ -195,7 +201,7 @@ class _Search:
         assert trial.spec is not None
         spec = TrialSpec.from_json(trial.spec)
         if gone and spec.attempt >= _LOST_ATTEMPTS:
-            recorder.finish(trial.number, spec, retry.lost(spec))
+            recorder.finish(trial.number, spec, lost(spec))
             return
         if gone:
             spec = replace(spec, attempt=spec.attempt + 1)
@@ -209,6 +215,7 @@ class _Search:
 
     def _try_configurations(self) -> None:
         while True:
+            self._drain()
             waiting = self._floor.count(confirmation=False) > 0
             if not waiting or any(self._floor.free(pool) for pool in self._problem.pools):
                 history = self._trials.history()
@@ -299,6 +306,13 @@ class _Search:
         for found in recheck.deviations(self._trials.history()):
             self._emit(BaselineDeviates(found.pool, found.node, found.ratio, str(found)))
 
+    def _drain(self) -> None:
+        """Asked to end once the running trials have: record them and start none."""
+        while self.draining():
+            if not self._floor.flights:
+                raise KeyboardInterrupt
+            self._collect()
+
     def _offer_stop(self) -> None:
         """Once a session: a further trial of the same kind would only repeat it."""
         history = self._trials.history()
@@ -331,9 +345,10 @@ class _Search:
         history = self._trials.history()
         ranked = by_posterior(self._problem, history)
         if not ranked:
-            return _nothing_measured(history, self._stopped_by)
+            return nothing_measured(history, self._stopped_by)
         step = confirm.Step()
         while True:
+            self._drain()
             step, former = self._next_step(ranked), step
             self._tell_progress(former, step)
             if step.winner is not None or step.candidate is None:
@@ -389,11 +404,3 @@ class _Search:
             rate = self._confirmation(step.candidate).rate_req_per_s
             repeats = self._problem.confirm.repeats
             self._emit(ConfirmStarted(self._starter.config(step.candidate), step.rank, rate, repeats))
-
-
-def _nothing_measured(history: list[PastTrial], stopped_by: StoppedBy | None) -> tuple[ExitReason, str]:
-    if counted(history):
-        return "nothing_feasible", "no configuration tried meets the limits"
-    if stopped_by == "space_exhausted":
-        return "no_confirmed_winner", "no trial gave a usable measurement"
-    return "budget", f"the {stopped_by} budget ended before any trial told something"
