@@ -249,7 +249,7 @@ def _kubernetes(request: Request, progress: TextIO) -> Runtime:
     """Asks the clusters whether they can run the search before anything is written anywhere."""
     from tuner.runtime.kubernetes.assemble import check_sites, places_of
     from tuner.runtime.kubernetes.runtime import KubernetesRuntime
-    from tuner.study.summary import image_digests
+    from tuner.study.stored import image_digests
 
     asked = request.on_cluster
     places = places_of(
