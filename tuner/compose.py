@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tuner.study.points import Points
     from tuner.study.problem import Problem
     from tuner.study.sampler import Method
+    from tuner.study.stored import StoredTrial
     from tuner.study.summary import StudySummary
 
 RUNTIMES = ("kubernetes", "local", "simulated", "external")
@@ -306,6 +307,33 @@ def study_and_storage(space: str | None, study: str | None, storage: str | None)
         listed = ", ".join(p.name for p in found) or "none"
         raise UsageError(f"say which study: --space, --study or --storage (databases in this folder: {listed})")
     return None, f"sqlite:///{found[0]}"
+
+
+def study_uid_of(space: str | None, study: str | None, storage: str | None) -> tuple[str | None, Space | None]:
+    """The uid of the study that is meant, None if none is named; and its space, if that is."""
+    from tuner.launch.spaces import open_space
+    from tuner.study.stored import read_study
+
+    opened = open_space(space) if space else None
+    if not space and not study:
+        return None, None
+    name, url = study_and_storage(space, study, storage)
+    return read_study(url, name).uid, opened
+
+
+def stored_trial(
+    trial: str, space: str | None, study: str | None, storage: str | None
+) -> tuple[StoredTrial, Space | None]:
+    """A trial as its study's database has it, and the space, if it is named.
+
+    Raises:
+        UsageError: no such study, or no such trial.
+    """
+    from tuner.launch.spaces import open_space
+    from tuner.study.stored import read_study
+
+    name, url = study_and_storage(space, study, storage)
+    return read_study(url, name).stored(trial), open_space(space) if space else None
 
 
 def export_text(

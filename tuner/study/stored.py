@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 
@@ -23,6 +24,11 @@ class StoredStudy:
     trials: tuple[PastTrial, ...]
     confirmations: tuple[PastTrial, ...]
 
+    def stored(self, asked: str) -> StoredTrial:
+        """The trial with what identifies it; see `trial`."""
+        trial = self.trial(asked)
+        return StoredTrial(self.uid, str((trial.spec or {}).get("id") or asked), trial)
+
     def trial(self, asked: str) -> PastTrial:
         """By number (`17`), by number of a confirmation (`c3`), or by id; of an id's attempts the stored one.
 
@@ -39,6 +45,51 @@ class StoredStudy:
         last = f"0 to {len(self.trials) - 1}" if self.trials else "none"
         confirmed = f", confirmations c0 to c{len(self.confirmations) - 1}" if self.confirmations else ""
         raise UsageError(f"study {self.name} has no trial {asked}; its trials: {last}{confirmed}")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTrial:
+    """One trial, whose `document` is all there is for people: no seed, no prompt, no stored specification."""
+
+    study_uid: str
+    trial_id: str
+    trial: PastTrial
+
+    @property
+    def ending(self) -> str:
+        """What is left of its log once its pod is gone."""
+        failure = (self.trial.result or {}).get("failure") or {}
+        said = f"trial {self.trial_id}: {self.trial.state}"
+        said += f" - {self.trial.failure}" if self.trial.failure else ""
+        tail = str(failure.get("log_tail") or "").rstrip()
+        return f"{said} (it has no pod any more)" + (f"; the end of its engine's log:\n{tail}" if tail else "")
+
+    @property
+    def document(self) -> dict[str, Any]:
+        result, spec = self.trial.result or {}, self.trial.spec or {}
+        failure = result.get("failure") or {}
+        return {
+            "trial": self.trial.number,
+            "id": self.trial_id,
+            "state": self.trial.state,
+            "origin": self.trial.origin,
+            "attempt": self.trial.attempt,
+            "config": dict(self.trial.config_json),
+            "argv": list(spec.get("argv") or []),
+            "env": dict(spec.get("env") or {}),
+            "image": spec.get("image"),
+            "image_digest": result.get("image_digest"),
+            "node": result.get("node"),
+            "usd_per_million_output_tokens": self.trial.usd_per_million,
+            "capacity_req_per_s": self.trial.capacity_req_per_s,
+            "ttft_p95_s": self.trial.ttft_p95_s,
+            "output_tokens_per_s": result.get("output_tokens_per_s"),
+            "start_up_s": result.get("start_up_s"),
+            "gpu_seconds": result.get("gpu_seconds"),
+            "levels": list(result.get("levels") or []),
+            "failure": {key: failure[key] for key in ("class", "kind", "message") if failure.get(key)},
+            "log_tail": failure.get("log_tail"),
+        }
 
 
 def read_study(storage_url: str, name: str | None) -> StoredStudy:

@@ -31,7 +31,10 @@ _TICK_S = 0.05
 
 @dataclass
 class Plan:
-    """What happens to the next matching pod `after_s` its container started: oom, evict, pressure, lose_node, delete."""
+    """What happens to the next matching pod `after_s` its container started: oom, evict, pressure, lose_node, delete.
+
+    Or `image`: its image is not found, so that it never starts.
+    """
 
     what: str
     match: Callable[[Json], bool] = lambda _pod: True
@@ -50,6 +53,7 @@ class FakeCluster:
         inside = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": checkout, **(env or {})}
         self.store = Store()
         self.kubelet = Kubelet(self.store, folder / "pods", runner or [sys.executable, "-m", "tuner.trial"], inside)
+        self.kubelet.pull_fails = self._pull_fails
         self.controllers = Controllers(self.store)
         self.api = Api(self.store, self.kubelet.read_log)
         self.plans: list[Plan] = []
@@ -131,8 +135,14 @@ class FakeCluster:
 
     def _follow_plans(self) -> None:
         for plan in self.plans:
-            if not plan.done:
+            if not plan.done and plan.what != "image":
                 self._follow(plan)
+
+    def _pull_fails(self, pod: Json) -> bool:
+        plan = next((p for p in self.plans if p.what == "image" and not p.done and p.match(pod)), None)
+        if plan is not None:
+            plan.done, plan.pod = True, pod["metadata"]["name"]
+        return plan is not None
 
     def _follow(self, plan: Plan) -> None:
         for pod in self.store.list("pods"):

@@ -83,6 +83,7 @@ class KubernetesRuntime:
         self._places = dict(places)
         self._sites = list({id(place.site): place.site for place in places.values()}.values())
         self._pins = Pins(dict(pins or {}))
+        self._ran_before = frozenset(pins or ())
         self._cancel = cancel
         self._clock = clock
         self._sleep = sleep
@@ -318,7 +319,8 @@ class KubernetesRuntime:
     def _expected(self, trial: _Trial) -> Expectation:
         expected = expectation(trial.place, gpus_requested(trial.spec, trial.place.target))
         own_image = trial.spec.image not in ("", trial.place.target.image)
-        return replace(expected, own_image=own_image, proven=trial.spec.pool in self._proven)
+        proven = trial.spec.pool in self._proven or trial.spec.image in self._ran_before
+        return replace(expected, own_image=own_image, proven=proven)
 
     def _heed(self, trial: _Trial, verdict: Verdict, pod: Json | None) -> None:
         if verdict.kind == "unusable":
