@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tuner import __version__, cli_cluster, cli_probe
+from tuner import __version__, cli_cluster, cli_doctor, cli_probe
 from tuner.errors import EXIT_INTERRUPTED, EXIT_OK, TunerError, UsageError
 from tuner.cli_cluster import Context, Namespace, stopping
 from tuner.terminal import AsJson, MaybeSpace, Space, Storage, StudyName, print_json, say, show
@@ -27,6 +27,7 @@ app = typer.Typer(
 export_app = typer.Typer(no_args_is_help=True, help="Write the best confirmed configuration for deployment.")
 app.add_typer(export_app, name="export")
 app.command()(cli_probe.probe)
+app.command()(cli_doctor.doctor)
 cli_cluster.register(app)
 
 

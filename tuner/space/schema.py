@@ -89,7 +89,7 @@ class Pool(Model):
     engine: Engine
     image: Plain
     usd_per_gpu_hour: Positive
-    exclusive: bool = True
+    exclusive: Annotated[bool, Field(description="a trial holds every GPU of its node, whatever it uses")] = True
     autoscale: Autoscale | None = None
     gpus_per_node: Annotated[int, Field(ge=1, le=64)] = 8
     max_nodes: Annotated[int, Field(ge=1, le=1000)] = 1

@@ -10,11 +10,13 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
+import sqlalchemy
 import sqlalchemy.exc
 from optuna.storages import RDBStorage
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, Engine, make_url
 
 from tuner.errors import UsageError
 
@@ -76,6 +78,36 @@ def open_storage(address: str, *, must_exist: bool = False) -> Storage:
     except RuntimeError as exc:
         raise UsageError(f"{label}: {_first_line(exc, url)}; run `optuna storage upgrade` on a copy of it") from exc
     return Storage(backend, label, path)
+
+
+def reachable_engine(address: str) -> Engine:
+    """Connect to a database that is not SQLite and change nothing in it; the caller disposes of it.
+
+    Raises:
+        UsageError: it cannot be reached.
+    """
+    url = _parse(address)
+    label = url.render_as_string(hide_password=True)
+    try:
+        engine = sqlalchemy.create_engine(url, **_engine_options(url))
+        engine.connect().close()
+    except (ImportError, sqlalchemy.exc.NoSuchModuleError) as exc:
+        raise UsageError(f"{label}: no driver for this database; {_driver_hint(url)}") from exc
+    except sqlalchemy.exc.SQLAlchemyError as exc:
+        raise UsageError(f"{label}: cannot be opened: {_first_line(exc, url)}") from exc
+    return engine
+
+
+def sqlite_file(address: str) -> Path | None:
+    """The file of an SQLite address, whether it is there or not, checked as far as its place allows; None: not SQLite.
+
+    Raises:
+        UsageError: no study could be kept there.
+    """
+    path = _sqlite_path(_parse(address))
+    if path is not None:
+        _check_sqlite_file(path, must_exist=False)
+    return path
 
 
 def _parse(address: str) -> URL:
@@ -164,11 +196,11 @@ def _unescape(mount: str) -> str:
     return mount
 
 
-def _engine_options(url: URL) -> dict[str, object]:
+def _engine_options(url: URL) -> dict[str, Any]:
     backend = url.get_backend_name()
     if backend == "sqlite":
         return {"connect_args": {"timeout": _SQLITE_BUSY_S}}
-    options: dict[str, object] = {"pool_pre_ping": True, "pool_timeout": 30}
+    options: dict[str, Any] = {"pool_pre_ping": True, "pool_timeout": 30}
     if backend == "postgresql":
         options["connect_args"] = {
             "connect_timeout": _CONNECT_S,

@@ -32,6 +32,8 @@ def _on_signal(number: int, _frame: object) -> None:
 if __name__ == "__main__":
     for _number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(_number, _on_signal)
+    # The bundle's launcher holds them back until here.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
 # ruff: noqa: E402
 import argparse

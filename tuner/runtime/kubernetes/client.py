@@ -23,6 +23,8 @@ CONNECT_S = 5.0
 READ_S = 30.0
 """A list of a few hundred pods takes well under a second; beyond this the server is as good as down."""
 
+_JSON = "application/json"
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -121,9 +123,9 @@ class Cluster:
         answer = self._json("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", None, body)
         return bool(answer.get("status", {}).get("allowed"))
 
-    def get(self, path: str) -> Json:
-        """Any other object by its path, such as `/version`."""
-        return self._json("GET", path)
+    def get(self, path: str, *, metadata_only: bool = False) -> Json:
+        """Any other object by its path, such as `/version`. Of a Secret ask for the metadata alone."""
+        return self._json("GET", path, accept=_METADATA if metadata_only else _JSON)
 
     # --- requests
 
@@ -147,8 +149,9 @@ class Cluster:
         body: Json | None = None,
         *,
         say: str | None = None,
+        accept: str = _JSON,
     ) -> Json:
-        data = self._request(method, path, query, body, say=say)
+        data = self._request(method, path, query, body, say=say, accept=accept)
         try:
             document: Json = json.loads(data)
         except ValueError as error:
@@ -170,24 +173,25 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Json | None = None,
         *,
-        content_type: str = "application/json",
+        content_type: str = _JSON,
         say: str | None = None,
+        accept: str = _JSON,
     ) -> bytes:
         if say:
             self._on_call(f"before {say}")
-        data = self._send(method, path, dict(query or {}), body, content_type)
+        types = {"Accept": accept, **({"Content-Type": content_type} if body else {})}
+        data = self._send(method, path, dict(query or {}), body, types)
         if say:
             self._on_call(f"after {say}")
         return data
 
-    def _send(self, method: str, path: str, query: dict[str, str], body: Json | None, content_type: str) -> bytes:
+    def _send(self, method: str, path: str, query: dict[str, str], body: Json | None, types: dict[str, str]) -> bytes:
         from kubernetes.client.exceptions import OpenApiException
         from urllib3.exceptions import HTTPError
 
-        headers = {"Accept": "application/json", **({"Content-Type": content_type} if body else {})}
         try:
             request = self._api.param_serialize(
-                method, path, None, list(query.items()), headers, body, auth_settings=["BearerToken"]
+                method, path, None, list(query.items()), types, body, auth_settings=["BearerToken"]
             )
             answer = self._api.call_api(*request, _request_timeout=(CONNECT_S, READ_S))
             data: bytes = answer.read()

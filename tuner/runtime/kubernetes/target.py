@@ -11,6 +11,7 @@ from tuner.launch.pod import Vendor
 from tuner.model.catalogue import accelerator
 from tuner.runtime.kubernetes.patch import check_patch
 from tuner.space.schema import Pool
+from tuner.space.secrets import looks_secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,17 @@ def target_of(name: str, pool: Pool, *, namespace: str | None, context: str | No
     """The target of a pool. `namespace` and `context` are the command line's and stand in where the pool says nothing.
 
     Raises:
-        UsageError: the pool's `pod_patch` cannot be applied, or an accelerator nobody knows.
+        UsageError: the pool's `pod_patch` cannot be applied, its environment holds a secret, or nobody knows its
+            accelerator.
     """
     if not tuner_image:
         raise UsageError("no tuner image: say with --tuner-image which image carries the runner (see k8s/Dockerfile)")
     check_patch(pool.pod_patch, f"pools.{name}.pod_patch")
+    if secrets := sorted(filter(looks_secret, pool.env)):
+        raise UsageError(
+            f"pools.{name}.env: {secrets[0]} looks like a secret, and every reader of the namespace would see it; take "
+            "it from a Secret instead (pod_patch, containers, env, valueFrom.secretKeyRef)"
+        )
     gpu = accelerator(pool.accelerator)
     return PoolTarget(
         pool=name,
