@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from tuner import __version__, cli_cluster, cli_doctor, cli_probe
-from tuner.errors import EXIT_INTERRUPTED, EXIT_OK, TunerError, UsageError
 from tuner.cli_cluster import Context, Namespace, stopping
+from tuner.errors import EXIT_INTERRUPTED, EXIT_OK, TunerError, UsageError
 from tuner.terminal import AsJson, MaybeSpace, Space, Storage, StudyName, print_json, say, show
 
 app = typer.Typer(

@@ -260,8 +260,7 @@ def _kubernetes(request: Request, progress: TextIO) -> Runtime:
         context=asked.context,
         tuner_image=asked.tuner_image or "",
     )
-    for line in check_sites(places):
-        progress.write(f"tuner: {line}\n")
+    progress.writelines(f"tuner: {line}\n" for line in check_sites(places))
     pins = image_digests(request.storage_url, request.name)
     return KubernetesRuntime(places, pins=pins, cancel=asked.cancel)
 

@@ -18,7 +18,7 @@ from tuner.runtime.kubernetes import names
 from tuner.runtime.kubernetes.booking import digest_of
 from tuner.runtime.kubernetes.client import ApiError, Cluster, connect
 from tuner.runtime.kubernetes.objects import condition, moment, text
-from tuner.runtime.kubernetes.site import Key, Site, key_of
+from tuner.runtime.kubernetes.site import Key, Site
 from tuner.runtime.local import describe_level
 from tuner.space.space import Space
 from tuner.trial.records import read_records
@@ -103,6 +103,7 @@ def follow(
 
 
 def has_ended(pod: dict[str, Any]) -> bool:
+    """Whether its log is whole."""
     return text(pod, "status", "phase") in ("Succeeded", "Failed")
 
 
@@ -214,4 +215,6 @@ class _said:  # noqa: N801 - reads as the context it is
 
     def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, ApiError):
-            raise RuntimeUnusable(f"the cluster refuses - {error} - check --context, --namespace and k8s/rbac.yaml") from error
+            raise RuntimeUnusable(
+                f"the cluster refuses - {error} - check --context, --namespace and k8s/rbac.yaml"
+            ) from error

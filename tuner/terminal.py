@@ -42,5 +42,6 @@ def show(write: Callable[[], None]) -> None:
 
 
 def print_json(doc: Any) -> None:
+    """One JSON document on stdout."""
     text = json.dumps(doc, indent=2, sort_keys=True, allow_nan=False)
     show(lambda: print(text))

@@ -1,7 +1,7 @@
 """Runs searches on a cluster whose controllers SIGKILL themselves: `python kube_zygote.py SPACE`, orders on stdin.
 
-Imports everything once and forks per order. An order is a JSON line: `folder`, `kubeconfig`, `trials`, `top`, `kills` (a
-list of [when, number], each the end of one controller; one more goes on to the end). What came of it is left in
+Imports everything once and forks per order. An order is a JSON line: `folder`, `kubeconfig`, `trials`, `top`, `kills`
+(a list of [when, number], each the end of one controller; one more goes on to the end). What came of it is left in
 `FOLDER/report.json`. Judges nothing.
 """
 
@@ -16,7 +16,7 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
-import kubernetes.client  # noqa: F401 - once for all
+import kubernetes.client
 import kubernetes.config  # noqa: F401
 import optuna
 import sqlalchemy.event
@@ -74,7 +74,7 @@ def session(problem, space, order: dict, log: str, kill_at: list | None) -> None
 
 
 def call(said: str) -> str:
-    """`before create NAME` -> `before api create NAME`"""
+    """`before create NAME` -> `before api create NAME`."""
     return said.replace(" ", " api ", 1)
 
 

@@ -41,7 +41,6 @@ from tuner.study.record import Pick, Recorder
 from tuner.study.starter import Starter
 from tuner.study.storage import Storage, open_storage
 from tuner.study.writer import OnWrite, Writer
-from tuner.trial.result import Failure, TrialResult
 from tuner.trial.spec import Confirm, TrialSpec
 
 _LOST_ATTEMPTS = 5  # a trial that vanished this often with its controller is told lost instead of begun again

@@ -13,15 +13,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-
-import tuner
 from support.fake_cluster.control import Controllers, over
 from support.fake_cluster.kubelet import Kubelet, processes_of
 from support.fake_cluster.server import Api, Fault, Server
 from support.fake_cluster.store import Refused, Store, set_condition
+
+import tuner
 
 __all__ = ["FakeCluster", "Fault", "Plan", "Refused"]
 
@@ -60,7 +60,7 @@ class FakeCluster:
         self.trouble: BaseException | None = None
         self.namespace("demo")
 
-    def __enter__(self) -> FakeCluster:
+    def __enter__(self) -> Self:
         self.server = Server(self.api)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="fake cluster", daemon=True)
@@ -114,7 +114,8 @@ class FakeCluster:
             "clusters": [{"name": "fake", "cluster": {"server": self.server.url}}],
             "users": [{"name": "me", "user": user}],
             "contexts": [
-                {"name": name, "context": {"cluster": "fake", "user": "me", "namespace": namespace}} for name in contexts
+                {"name": name, "context": {"cluster": "fake", "user": "me", "namespace": namespace}}
+                for name in contexts
             ],
         }
         path.write_text(yaml.safe_dump(document))

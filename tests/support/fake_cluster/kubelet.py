@@ -113,7 +113,9 @@ class Kubelet:
         self.dead_nodes.add(node)
 
         def silent(held: Json) -> None:
-            set_condition(held["status"], "Ready", "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status.")
+            set_condition(
+                held["status"], "Ready", "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status."
+            )
             held["status"]["silentSince"] = time.time()
             for one in held["status"]["conditions"]:  # when the cluster tells, it has been silent for a while
                 one["lastTransitionTime"] = stamp(datetime.now(UTC) - timedelta(minutes=5))
@@ -148,7 +150,11 @@ class Kubelet:
             self.failing_pulls.add(container.uid)
         if spec["image"] in self.missing_images or container.uid in self.failing_pulls:
             container.tried_s = time.monotonic()
-            self._wait(pod, "ImagePullBackOff", f'Back-off pulling image "{spec["image"]}": ErrImagePull: {spec["image"]}: not found')
+            self._wait(
+                pod,
+                "ImagePullBackOff",
+                f'Back-off pulling image "{spec["image"]}": ErrImagePull: {spec["image"]}: not found',
+            )
             return
         for volume in pod["spec"].get("volumes", []):
             if "secret" in volume and self._missing("secrets", pod, volume["secret"]["secretName"]):

@@ -63,7 +63,9 @@ def check_sites(places: Mapping[str, Place]) -> list[str]:
             site.cluster.create_job(_PROBE, dry_run=True)
             remarks += _check_nodes(site.cluster, here)
         except ApiError as error:
-            verdict = call_refused(error.status, error.reason, error.message, expectation(here[0], 0), "asking for leave")
+            verdict = call_refused(
+                error.status, error.reason, error.message, expectation(here[0], 0), "asking for leave"
+            )
             if verdict.kind == "waiting" and error.status == 403:  # a quota that is full now
                 remarks.append(verdict.stage)
                 continue
@@ -112,7 +114,9 @@ def _check_nodes(cluster: Cluster, places: Sequence[Place]) -> Iterator[str]:
         needs = _needs(target, place.smallest_gpus)
         found = survey(nodes, needs, target.gpu_resource)
         if not found.could:
-            raise RuntimeUnusable(never_fits(found, needs, expectation(place, int(needs.requests[target.gpu_resource]))))
+            raise RuntimeUnusable(
+                never_fits(found, needs, expectation(place, int(needs.requests[target.gpu_resource])))
+            )
 
 
 def _needs(target: PoolTarget, smallest_gpus: int) -> Needs:

@@ -42,7 +42,7 @@ def key_of(thing: Mapping[str, Any]) -> Key:
 
 @dataclass
 class Site:
-    """`jobs` and `pods` are the latest ones of the study, by trial and attempt; what cannot be read is under its name."""
+    """`jobs` and `pods` are the latest ones of the study, by trial and attempt."""
 
     cluster: Cluster
     outage: Outage = field(default_factory=Outage)
@@ -58,7 +58,7 @@ class Site:
     _events: dict[str, tuple[float, list[Json]]] = field(default_factory=dict)
 
     def look(self, study_uid: str, now_s: float, expected: Iterable[Key], *, whole: bool = False) -> None:
-        """List the study's pods; and its Jobs, if one of the `expected` has no pod, now and then, or for a `whole` look.
+        """List the study's pods; and its Jobs, if an `expected` trial has no pod, now and then, or for a `whole` look.
 
         Raises:
             ApiError: the server did not answer, or refused.
