@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from tuner import __version__, cli_cluster, cli_doctor, cli_probe
-from tuner.cli_cluster import Context, Namespace, stopping
+from tuner.cli_cluster import stopping
 from tuner.errors import EXIT_INTERRUPTED, EXIT_OK, TunerError, UsageError
-from tuner.terminal import AsJson, MaybeSpace, Space, Storage, StudyName, print_json, say, show
+from tuner.terminal import AsJson, Context, MaybeSpace, Namespace, Space, Storage, StudyName, print_json, say, show
 
 app = typer.Typer(
     name="tuner",

@@ -12,14 +12,7 @@ from typing import Annotated
 import typer
 
 from tuner.errors import UsageError
-from tuner.terminal import AsJson, MaybeSpace, Storage, StudyName, print_json, say, show
-
-Namespace = Annotated[
-    str | None, typer.Option("--namespace", help="Kubernetes: where a pool names none; default: the context's.")
-]
-Context = Annotated[
-    str | None, typer.Option("--context", help="Kubernetes: kubeconfig context where a pool names none.")
-]
+from tuner.terminal import AsJson, Context, MaybeSpace, Namespace, Storage, StudyName, print_json, say, show
 
 
 def stopping(*, drain: bool) -> Callable[[], bool]:

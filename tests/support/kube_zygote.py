@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -35,7 +36,7 @@ from tuner.study.stored import image_digests
 from tuner.trial.spec import Deadlines
 
 SPEED = 20.0
-"""The controller's clock runs so much faster: polls and rests of seconds take a moment."""
+"""Unless an order says `speed`: the controller's clock runs so much faster, and polls and rests take a moment."""
 
 
 class Numbered:
@@ -61,16 +62,18 @@ def session(problem, space, order: dict, log: str, kill_at: list | None) -> None
     gpus = [layout.gpus for layout in space.layouts]
     where = {"namespace": None, "context": None, "tuner_image": "tuner:1", "on_call": lambda said: hook(call(said))}
     url = f"sqlite:///{folder}/study.db"
+    speed = order.get("speed", SPEED)
     runtime = KubernetesRuntime(
         places_of(space.spec.pools, gpus, **where),
         pins=image_digests(url, problem.name),
-        clock=lambda: SPEED * time.monotonic(),
-        sleep=lambda s: time.sleep(s / SPEED),
+        clock=lambda: speed * time.monotonic(),
+        sleep=lambda s: time.sleep(s / speed),
     )
     begun_s = time.monotonic()
     outcome = search(problem, url, runtime, on_write=hook, poll_s=5.0, retries=3)
+    took_s, rss_mib = time.monotonic() - begun_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     told = {"exit_reason": outcome.exit_reason, "counted": outcome.counted, "message": outcome.message}
-    (folder / "outcome.json").write_text(json.dumps(told | {"took_s": time.monotonic() - begun_s}))
+    (folder / "outcome.json").write_text(json.dumps(told | {"took_s": took_s, "rss_mib": rss_mib}))
 
 
 def call(said: str) -> str:

@@ -52,7 +52,10 @@ class Controllers:
             except Refused:
                 continue  # it was deleted meanwhile
         pods = self._store.list("pods")
+        owners = {job["metadata"]["uid"] for job in self._store.list("jobs")}
         for pod in pods:
+            if TRACKING in pod["metadata"].get("finalizers", []) and _owner(pod) not in owners:
+                self._update(pod, _untrack)
             if not pod["spec"].get("nodeName") and not over(pod) and "deletionTimestamp" not in pod["metadata"]:
                 self._schedule(pod)
         self._lose_nodes()
@@ -164,7 +167,6 @@ class Controllers:
     # --- the scheduler
 
     def _schedule(self, pod: Json) -> None:
-        meta = pod["metadata"]
         nodes = self._store.list("nodes")
         pods = self._store.list("pods")
         reasons: dict[str, int] = {}
@@ -187,7 +189,6 @@ class Controllers:
             set_condition(held["status"], "PodScheduled", "False", "Unschedulable", message)
 
         self._update(pod, mark)
-        del meta
 
     def _bind(self, pod: Json, node: str) -> None:
         def bind(held: Json) -> None:

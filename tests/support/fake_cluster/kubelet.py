@@ -34,6 +34,7 @@ class Container:
 
     uid: str
     folder: Path
+    name: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     ended_s: float = 0.0
     process: subprocess.Popen[bytes] | None = None
@@ -131,7 +132,9 @@ class Kubelet:
         uid = pod["metadata"]["uid"]
         container = self.containers.get(uid)
         if container is None:
-            container = self.containers[uid] = Container(uid, self.folder / uid, pod["metadata"].get("labels", {}))
+            container = self.containers[uid] = Container(
+                uid, self.folder / uid, pod["metadata"]["name"], pod["metadata"].get("labels", {})
+            )
             container.folder.mkdir(parents=True)
             self._change(pod, lambda held: held["status"].update(startTime=stamp(), hostIP="127.0.0.1"))
         if container.process is None:
