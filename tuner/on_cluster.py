@@ -153,9 +153,7 @@ class Leftover:
         return f"{what} (study {self.study or '?'} {self.study_uid}): {self.state}"
 
 
-def leftovers(
-    clusters: Sequence[Cluster], study_uid: str | None, *, running: bool, patience_s: float = ABANDONED_S
-) -> Iterator[Leftover]:
+def leftovers(clusters: Sequence[Cluster], study_uid: str | None, *, running: bool) -> Iterator[Leftover]:
     """What trials have left: ended for longer than a living controller would leave it; with `running` all of them.
 
     Raises:
@@ -167,13 +165,13 @@ def leftovers(
         with _said():
             site.fill(*cluster.list_trials(selector))
         for key in sorted({*site.jobs, *site.pods}, key=lambda key: (key.trial_id, key.attempt)):
-            yield _leftover(site, key, running=running, patience_s=patience_s)
+            yield _leftover(site, key, running=running)
 
 
 _OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 
 
-def _leftover(site: Site, key: Key, *, running: bool, patience_s: float) -> Leftover:
+def _leftover(site: Site, key: Key, *, running: bool) -> Leftover:
     job, pod = site.jobs.get(key), site.pod(key)
     thing = job or pod
     study, uid = (text(thing, "metadata", "labels", label) for label in (names.LABEL_STUDY_NAME, names.LABEL_STUDY))
@@ -182,7 +180,7 @@ def _leftover(site: Site, key: Key, *, running: bool, patience_s: float) -> Left
         state = "no pod yet" if pod is None else f"pod {text(pod, 'status', 'phase').lower() or 'pending'}"
         return Leftover(site, key, study, uid, state, "asked for" if running else "")
     since = site.cluster.now() - ended
-    abandoned = running or since > timedelta(seconds=patience_s)
+    abandoned = running or since > timedelta(seconds=ABANDONED_S)
     state = f"ended {since.total_seconds() / 60:.0f} min ago and was not taken in"
     return Leftover(site, key, study, uid, state, "abandoned" if abandoned else "")
 
