@@ -6,29 +6,40 @@ Each parses, calls one function and prints. Heavy imports live inside the comman
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tuner.errors import UsageError
 from tuner.terminal import AsJson, Context, MaybeSpace, Namespace, Storage, StudyName, print_json, say, show
 
+if TYPE_CHECKING:
+    from tuner.study.events import Stop
 
-def stopping(*, drain: bool) -> Callable[[], bool]:
-    """SIGTERM and Ctrl-C end a search cleanly; with `drain` the first one is only noted. Whether it was."""
-    asked = False
 
-    def note(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked or not drain:
-            signal.default_int_handler(number, frame)  # type: ignore[arg-type] # a frame, as signals give it
-        asked = True
-        say("waiting for the running trials; once more to leave them running")
+class Stopping:
+    """What SIGTERM and Ctrl-C ask of a search. The first is noted, and heeded between two steps; the second cuts in.
 
-    for number in (signal.SIGTERM, signal.SIGINT) if drain else (signal.SIGTERM,):
-        signal.signal(number, note)
-    return lambda: asked
+    Until the search asks for the first time, there is nothing that a cut could harm.
+    """
+
+    def __init__(self, *, drain: bool) -> None:
+        self._wish: Stop = "drain" if drain else "stop"
+        self._heard: Stop = ""
+        self._asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def __call__(self) -> Stop:
+        self._asked = True
+        return self._heard
+
+    def _note(self, _number: int, _frame: object) -> None:
+        if self._heard or not self._asked:
+            raise KeyboardInterrupt
+        self._heard = self._wish
+        if self._wish == "drain":
+            say("waiting for the running trials to end; once more to leave them running")
 
 
 Trial = Annotated[str, typer.Argument(help="Number (17), number of a confirmation (c3), or id of the trial.")]

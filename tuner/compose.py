@@ -18,7 +18,7 @@ from tuner.space.space import Space
 if TYPE_CHECKING:
     from tuner.report.case import Hardware, Traffic
     from tuner.runtime.protocol import Runtime
-    from tuner.study.events import SearchOutcome
+    from tuner.study.events import SearchOutcome, Stop
     from tuner.study.points import Points
     from tuner.study.problem import Problem
     from tuner.study.sampler import Method
@@ -64,7 +64,7 @@ class Request:
     log_format: str = "text"
     stop_when_converged: bool = False
     on_cluster: OnCluster = OnCluster()
-    draining: Callable[[], bool] = lambda: False
+    stopping: Callable[[], Stop] = lambda: ""
 
     @property
     def name(self) -> str:
@@ -98,7 +98,7 @@ def run_search(
 
     points = evaluate(request.space, counting)
     problem = _problem(request, points)
-    runtime = _runtime(request, progress)
+    runtime = _runtime(request, problem, progress)
     lines = ProgressLines(progress, problem.budget.trials)
     outcome = search(
         problem,
@@ -109,7 +109,7 @@ def run_search(
         on_event=JsonLog(progress, study=problem.name) if request.log_format == "json" else lines,
         poll_s=1.0,
         stop_when_converged=request.stop_when_converged,
-        draining=request.draining,
+        stopping=request.stopping,
     )
     return _in_terms_of(request, problem, outcome), read_summary(request.storage_url, problem.name)
 
@@ -224,10 +224,10 @@ def _best_of_other(request: Request, points: Points) -> list:  # type: ignore[ty
     return [(f"{request.seed_from}-{i + 1}", config) for i, config in enumerate(best)]
 
 
-def _runtime(request: Request, progress: TextIO) -> Runtime:
+def _runtime(request: Request, problem: Problem, progress: TextIO) -> Runtime:
     pools = request.space.spec.pools
     if request.runtime == "kubernetes":
-        return _kubernetes(request, progress)
+        return _kubernetes(request, problem, progress)
     nodes = {name: pool.max_nodes for name, pool in pools.items()}
     if request.runtime == "simulated":
         from tuner.runtime.simulated import SimulatedRuntime
@@ -246,7 +246,7 @@ def _runtime(request: Request, progress: TextIO) -> Runtime:
     return LocalRuntime(slots, workdir=Path(f"{request.name}.trials").resolve())
 
 
-def _kubernetes(request: Request, progress: TextIO) -> Runtime:
+def _kubernetes(request: Request, problem: Problem, progress: TextIO) -> Runtime:
     """Asks the clusters whether they can run the search before anything is written anywhere."""
     from tuner.runtime.kubernetes.assemble import check_sites, places_of
     from tuner.runtime.kubernetes.runtime import KubernetesRuntime
@@ -260,7 +260,9 @@ def _kubernetes(request: Request, progress: TextIO) -> Runtime:
         context=asked.context,
         tuner_image=asked.tuner_image or "",
     )
-    progress.writelines(f"tuner: {line}\n" for line in check_sites(places))
+    first = {c.config.pool: c.config for c in reversed(problem.candidates)}
+    samples = {pool: problem.make_spec(config, "may-i", 1, 0, None, None) for pool, config in first.items()}
+    progress.writelines(f"tuner: {line}\n" for line in check_sites(places, samples))
     pins = image_digests(request.storage_url, request.name)
     return KubernetesRuntime(places, pins=pins, cancel=asked.cancel)
 

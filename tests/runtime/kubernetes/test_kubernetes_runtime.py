@@ -21,6 +21,7 @@ from tuner.runtime.kubernetes.outage import Allowance, Outage
 from tuner.runtime.kubernetes.runtime import KubernetesRuntime, Place
 from tuner.runtime.protocol import Ended, Stage
 
+SAMPLE = {"here": spec_of("may-i")}
 QUICK = [sys.executable, str(Path(__file__).parents[2] / "support" / "quick_runner.py")]
 
 
@@ -360,15 +361,22 @@ def places(pool=None, **options):
 
 
 def test_a_cluster_that_can_run_the_search_is_told_nothing_and_holds_nothing(cluster, kubeconfig):
-    assert check_sites(places()) == []
+    assert check_sites(places(), SAMPLE) == []
     assert cluster.jobs() == []
+
+
+def test_a_full_quota_is_a_remark(cluster, kubeconfig):
+    cluster.quota("jobs", {"count/jobs.batch": "1"})
+    cluster.store.create("jobs", "demo", {"metadata": {"name": "theirs"}, "spec": {"suspend": True}, "status": {}})
+    (remark,) = check_sites(places(), SAMPLE)
+    assert "quota jobs is used up" in remark
 
 
 def test_nodes_that_may_not_be_listed_are_a_remark(cluster, kubeconfig):
     from tuner.runtime.kubernetes.rights import NEEDED
 
     cluster.api.allowed = {f"{right.verb} {right.of}" for right in NEEDED}
-    (remark,) = check_sites(places())
+    (remark,) = check_sites(places(), SAMPLE)
     assert "nodes may not be listed" in remark
 
 
@@ -381,13 +389,14 @@ def test_nodes_that_may_not_be_listed_are_a_remark(cluster, kubeconfig):
         (lambda c: setattr(c.api, "down", True), {}, {}, "does not answer"),
         (lambda c: None, {}, {"accelerator": "b200"}, "none of 2 nodes advertises nvidia.com/gpu"),
         (lambda c: None, {}, {"node_selector": {"a": "b"}}, "without label a=b"),
+        (lambda c: None, {}, {"pod_patch": {"spec": {"nodeNmae": "x"}}}, "unknown field .*nodeNmae"),
     ],
 )
 def test_a_cluster_that_cannot_is_refused_before_anything_is_created(cluster, kubeconfig, spoil, options, pool, says):
     made = places(pool, **options)
     spoil(cluster)
     with pytest.raises(RuntimeUnusable, match=says):
-        check_sites(made)
+        check_sites(made, SAMPLE)
     cluster.api.down = False
     assert cluster.jobs() == []
 

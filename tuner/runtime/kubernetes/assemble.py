@@ -6,11 +6,12 @@ Knows no study.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from tuner.errors import RuntimeUnusable
 from tuner.runtime.kubernetes.client import ApiError, Cluster, connect
 from tuner.runtime.kubernetes.inventory import Needs, survey
-from tuner.runtime.kubernetes.names import CONTAINER
+from tuner.runtime.kubernetes.job import job_manifest
 from tuner.runtime.kubernetes.refusals import call_refused
 from tuner.runtime.kubernetes.rights import HELPFUL, NEEDED, Right
 from tuner.runtime.kubernetes.runtime import Place, expectation
@@ -18,6 +19,7 @@ from tuner.runtime.kubernetes.site import POLL_S, Site
 from tuner.runtime.kubernetes.target import PoolTarget, target_of
 from tuner.runtime.kubernetes.unplaced import never_fits
 from tuner.space.schema import Pool
+from tuner.trial.spec import TrialSpec
 
 
 def places_of(
@@ -47,42 +49,44 @@ def places_of(
     return places
 
 
-def check_sites(places: Mapping[str, Place]) -> list[str]:
+def check_sites(places: Mapping[str, Place], samples: Mapping[str, TrialSpec]) -> list[str]:
     """Ask every cluster whether the search may do what it has to, and whether nodes can hold it.
 
-    Returns what it could not find out.
+    A sample trial of every pool is created by way of trial: the server checks it all and keeps nothing. Returns what
+    could not be found out.
 
     Raises:
+        UsageError: a sample must not be written into a cluster.
         RuntimeUnusable: it cannot work; nothing was created.
     """
+    manifests = {name: job_manifest(spec, places[name].target, "may-i") for name, spec in samples.items()}
     remarks: list[str] = []
     for site in {id(place.site): place.site for place in places.values()}.values():
-        here = [place for place in places.values() if place.site is site]
+        here = {name: place for name, place in places.items() if place.site is site}
         try:
             _check_rights(site.cluster)
-            site.cluster.create_job(_PROBE, dry_run=True)
-            remarks += _check_nodes(site.cluster, here)
+            remarks += _check_nodes(site.cluster, list(here.values()))
         except ApiError as error:
-            verdict = call_refused(
-                error.status, error.reason, error.message, expectation(here[0], 0), "asking for leave"
-            )
-            if verdict.kind == "waiting" and error.status == 403:  # a quota that is full now
-                remarks.append(verdict.stage)
-                continue
-            raise RuntimeUnusable(verdict.message or verdict.stage) from error
-    return remarks
+            raise RuntimeUnusable(_refused(error, next(iter(here.values())), "asking for leave")) from error
+        remarks += [_tried(here[name], manifest) for name, manifest in manifests.items() if name in here]
+    return [remark for remark in remarks if remark]
 
 
-# Accepted by any namespace that exists and lets us create Jobs; it is never created.
-_PROBE = {
-    "apiVersion": "batch/v1",
-    "kind": "Job",
-    "metadata": {"name": "sglang-tuner-may-i"},
-    "spec": {
-        "suspend": True,
-        "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": CONTAINER, "image": "none"}]}},
-    },
-}
+def _tried(place: Place, manifest: Mapping[str, Any]) -> str:
+    """Why a trial would have to wait now, "" if it would not."""
+    try:
+        place.site.cluster.create_job(manifest, dry_run=True)
+    except ApiError as error:
+        said = _refused(error, place, f"a trial of pool {place.target.pool}")
+        if error.status == 403 and "used up" in said:
+            return said
+        raise RuntimeUnusable(said) from error
+    return ""
+
+
+def _refused(error: ApiError, place: Place, doing: str) -> str:
+    verdict = call_refused(error.status, error.reason, error.message, expectation(place, 0), doing)
+    return verdict.message or verdict.stage
 
 
 def _check_rights(cluster: Cluster) -> None:
