@@ -57,13 +57,15 @@ def say(cluster: FakeCluster, report: dict) -> None:
     changes = [r for r in requests if r[1] in CHANGES]
     logs = [r for r in requests if r[2].partition("?")[0].endswith("/log")]
     looks = len(requests) - len(changes) - len(logs)
+    ended = {c.name: c.ended_s for c in cluster.kubelet.containers.values() if c.ended_s}
+    seen = {path.split("/")[-2]: at_s for at_s, _, path in logs}
     freed = {path.rpartition("/")[2]: at_s for at_s, verb, path in changes if verb == "PATCH"}
-    pods = {c.name: c.ended_s for c in cluster.kubelet.containers.values()}
-    late = sorted(freed[name] - ended_s for name, ended_s in pods.items() if name in freed and ended_s)
     print(f"trials {outcome['counted']}, {outcome['took_s']:.0f} s, {outcome['message']}")
     print(f"requests: {looks / outcome['took_s']:.2f}/s to look, {len(changes)} changes, {len(logs)} logs")
     print(f"controller's memory: {outcome['rss_mib']:.0f} MiB at most")
-    print(f"from a trial's end until its result was stored: median {late[len(late) // 2]:.1f} s, most {late[-1]:.1f} s")
+    for what, at_s in (("seen and read", seen), ("recorded and let go", freed)):
+        late = sorted(at_s[name] - ended[name] for name in at_s if name in ended)
+        print(f"from a trial's end until it was {what}: median {late[len(late) // 2]:.1f} s, most {late[-1]:.1f} s")
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def test_a_result_comes_with_its_node_its_image_and_the_time_its_gpus_were_held(
     result = notice.result
     assert (result.state, result.node) == ("measured", "node-1")
     assert result.image_digest.startswith("sha256:")
-    assert 0.4 <= result.gpu_seconds <= 4 * 4.0, "the runner's own 0.1 s, or what whole seconds make of it"
+    assert 0.1 <= result.gpu_seconds <= 4 * 4.0, "the runner's own 0.1 s, or what whole seconds make of it"
     runtime.release("t-1")
     runtime.close()
     clean(cluster)
