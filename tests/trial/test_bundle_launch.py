@@ -112,3 +112,22 @@ def test_only_what_was_added_is_removed_from_the_environment(monkeypatch):
 def test_the_launcher_needs_nothing_of_the_project():
     imports = [line for line in Path(bundle_launch.__file__).read_text().splitlines() if "import" in line]
     assert not [line for line in imports if "tuner" in line.partition("import")[2]]
+
+
+def test_the_launcher_in_process_runs_the_trial_with_the_bundle_first_on_the_path(bundle, monkeypatch):
+    """As above, where coverage can see it."""
+    ran = []
+    monkeypatch.setattr(bundle_launch, "__file__", str(bundle / "launch.py"))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(sys, "path", ["/elsewhere"])
+    monkeypatch.setattr("runpy.run_module", lambda name, **how: ran.append((name, how, list(sys.path))))
+    assert bundle_launch.main([]) == 0
+    compiled = str(bundle / bundle_launch.compiled_folder(sys.version_info[:2]))
+    how = {"run_name": "__main__", "alter_sys": True}
+    assert ran == [("tuner.trial", how, [str(bundle / "any"), compiled, "/elsewhere"])]
+
+
+def test_the_launcher_in_process_refuses_an_empty_bundle(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bundle_launch, "__file__", str(tmp_path / "launch.py"))
+    assert bundle_launch.main([]) == 2
+    assert "cannot run a trial" in capsys.readouterr().err
