@@ -14,6 +14,8 @@ from pathlib import Path
 from support.fake_cluster import FakeCluster
 from support.trials import wait_for
 
+import tuner
+
 SUPPORT = Path(__file__).parent
 MODEL = Path(__file__).parents[1] / "e2e" / "data" / "tiny-model.json"
 QUICK = [sys.executable, str(SUPPORT / "quick_runner.py")]
@@ -25,6 +27,7 @@ def begin(folder):
     shutil.copy(MODEL, folder)
     shutil.copy(SUPPORT / "two_pools.yaml", folder)
     env = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
+    env["PYTHONPATH"] = str(Path(tuner.__file__).parents[1])  # this checkout, whatever is installed
     command = [sys.executable, str(SUPPORT / "kube_zygote.py"), str(folder / "two_pools.yaml")]
     with (folder / "zygote.log").open("w") as log:
         return subprocess.Popen(
