@@ -111,10 +111,24 @@ def test_an_unknown_command_and_a_missing_space_are_named():
     assert (2, True) == (said.code, "did you mean 'amd-mi355x.yaml'?" in said.err)
 
 
-def test_kubernetes_says_it_is_not_there_yet_and_names_the_simulated_runtime(tmp_path):
-    said = tuner("search", "--space", small_space(tmp_path))
-    assert 5 == said.code
-    assert "--runtime simulated" in said.err
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--runtime", "kubernetes"], "--tuner-image"),
+        (["--runtime", "kubernetes", "--tuner-image", "t:1", "--context", "c"], "no usable kubeconfig at"),
+        (["--runtime", "kubernetes", "--tuner-image", "t:1", "--drain", "--cancel"], "not both"),
+        (["--runtime", "local", "--namespace", "n"], "--namespace goes with --runtime kubernetes"),
+        (["--runtime", "simulated", "--drain"], "--drain goes with --runtime kubernetes"),
+    ],
+)
+def test_options_of_clusters_are_checked_before_anything_is_created(tmp_path, monkeypatch, options, says):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("TUNER_IMAGE", raising=False)
+    said = tuner("search", "--space", small_space(tmp_path), *options)
+    assert said.code == 2
+    assert says in said.err
+    assert not list(tmp_path.glob("*.db"))
 
 
 def test_a_study_made_by_another_space_is_refused_with_the_differences(tmp_path):

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from tuner import __version__, cli_cluster, cli_doctor, cli_probe
-from tuner.cli_cluster import Context, Namespace, stopping
+from tuner.cli_cluster import Stopping
 from tuner.errors import EXIT_INTERRUPTED, EXIT_OK, TunerError, UsageError
-from tuner.terminal import AsJson, MaybeSpace, Space, Storage, StudyName, print_json, say, show
+from tuner.terminal import AsJson, Context, MaybeSpace, Namespace, Space, Storage, StudyName, print_json, say, show
 
 app = typer.Typer(
     name="tuner",
@@ -198,7 +198,7 @@ def search(
     from tuner.compose import OnCluster, Request, run_search
     from tuner.launch.spaces import open_space
 
-    stop = stopping(drain=drain)
+    stopping = Stopping(drain=drain)
     request = Request(
         space=open_space(space),
         runtime=runtime,
@@ -215,7 +215,7 @@ def search(
         log_format=log_format,
         stop_when_converged=stop_when_converged,
         on_cluster=OnCluster(namespace, context, tuner_image, drain=drain, cancel=cancel),
-        draining=stop,
+        stopping=stopping,
     )
     try:
         outcome, summary = run_search(request, sys.stderr, _counting("checking points"))

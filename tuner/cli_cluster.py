@@ -6,36 +6,134 @@ Each parses, calls one function and prints. Heavy imports live inside the comman
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuner.terminal import say
+from tuner.errors import UsageError
+from tuner.terminal import AsJson, Context, MaybeSpace, Namespace, Storage, StudyName, print_json, say, show
 
-Namespace = Annotated[
-    str | None, typer.Option("--namespace", help="Kubernetes: where a pool names none; default: the context's.")
-]
-Context = Annotated[
-    str | None, typer.Option("--context", help="Kubernetes: kubeconfig context where a pool names none.")
-]
+if TYPE_CHECKING:
+    from tuner.study.events import Stop
 
 
-def stopping(*, drain: bool) -> Callable[[], bool]:
-    """SIGTERM and Ctrl-C end a search cleanly; with `drain` the first one is only noted. Whether it was."""
-    asked = False
+class Stopping:
+    """What SIGTERM and Ctrl-C ask of a search. The first is noted, and heeded between two steps; the second cuts in.
 
-    def note(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked or not drain:
-            signal.default_int_handler(number, frame)  # type: ignore[arg-type] # a frame, as signals give it
-        asked = True
-        say("waiting for the running trials; once more to leave them running")
+    Until the search asks for the first time, there is nothing that a cut could harm.
+    """
 
-    for number in (signal.SIGTERM, signal.SIGINT) if drain else (signal.SIGTERM,):
-        signal.signal(number, note)
-    return lambda: asked
+    def __init__(self, *, drain: bool) -> None:
+        self._wish: Stop = "drain" if drain else "stop"
+        self._heard: Stop = ""
+        self._asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def __call__(self) -> Stop:
+        self._asked = True
+        return self._heard
+
+    def _note(self, _number: int, _frame: object) -> None:
+        if self._heard or not self._asked:
+            raise KeyboardInterrupt
+        self._heard = self._wish
+        if self._wish == "drain":
+            say("waiting for the running trials to end; once more to leave them running")
+
+
+Trial = Annotated[str, typer.Argument(help="Number (17), number of a confirmation (c3), or id of the trial.")]
+trial_app = typer.Typer(no_args_is_help=True, help="Look at single trials.")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
+    app.command()(logs)
+    app.add_typer(trial_app, name="trial")
+    app.command()(gc)
+
+
+def logs(
+    trial: Trial,
+    space: MaybeSpace = None,
+    study: StudyName = None,
+    storage: Storage = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the trial ends.")] = False,
+) -> None:
+    """Show what a trial on a cluster says of its progress."""
+    from tuner import on_cluster
+    from tuner.compose import stored_trial
+
+    stored, opened = stored_trial(trial, space, study, storage)
+    clusters = on_cluster.clusters_of(opened, namespace, context)
+    found = on_cluster.pod_of(clusters, stored.study_uid, stored.trial_id)
+    if found is None:
+        show(lambda: print(stored.ending))
+        return
+
+    def read() -> tuple[str, bool]:
+        now = on_cluster.pod_of(clusters, stored.study_uid, stored.trial_id)
+        if now is None:
+            return "", True
+        return on_cluster.log_of(*now), not follow or on_cluster.has_ended(now[1])
+
+    on_cluster.follow(read, lambda line: show(lambda: print(line)))
+
+
+@trial_app.command("show")
+def trial_show(
+    trial: Trial,
+    space: MaybeSpace = None,
+    study: StudyName = None,
+    storage: Storage = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show all that is known of a trial; with --context or --namespace also its pod."""
+    from tuner import on_cluster
+    from tuner.compose import stored_trial
+
+    stored, opened = stored_trial(trial, space, study, storage)
+    document = stored.document
+    if namespace or context:
+        clusters = on_cluster.clusters_of(opened, namespace, context)
+        found = on_cluster.pod_of(clusters, stored.study_uid, stored.trial_id)
+        document = {**document, "pod": on_cluster.pod_summary(found[1]) if found else None}
+    if as_json:
+        print_json(document)
+    else:
+        show(lambda: print("\n".join(on_cluster.as_lines(document))))
+
+
+def gc(
+    space: MaybeSpace = None,
+    study: StudyName = None,
+    storage: Storage = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    running: Annotated[
+        bool, typer.Option("--running", help="With --study or --space: also trials that still run.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only say what would be.")] = False,
+) -> None:
+    """Delete what trials have left on a cluster: objects of the tuner alone, ended and taken in by nobody."""
+    from tuner import on_cluster
+    from tuner.compose import study_uid_of
+
+    uid, opened = study_uid_of(space, study, storage)
+    if running and uid is None:
+        raise UsageError("--running goes with --study NAME or --space FILE: whose trials are to be ended?")
+    clusters = on_cluster.clusters_of(opened, namespace, context)
+    found = list(on_cluster.leftovers(clusters, uid, running=running))
+    for leftover in found:
+        if leftover.why and yes:
+            on_cluster.remove(leftover)
+        verb = ("deleted" if yes else "would delete") if leftover.why else "kept"
+        show(lambda line=f"{verb}  {leftover}": print(line))  # type: ignore[misc] # bound now
+    if not found:
+        say("nothing is left")
+    elif not yes and any(leftover.why for leftover in found):
+        say("nothing was changed; say --yes to delete them, unharvested results included")

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuner.cli_cluster import Context, Namespace
 from tuner.errors import EXIT_OK, EXIT_RUNTIME_UNUSABLE
-from tuner.terminal import AsJson, Space, Storage, StudyName, print_json, say, show
+from tuner.terminal import AsJson, Context, Namespace, Space, Storage, StudyName, print_json, say, show
 
 if TYPE_CHECKING:
     from tuner.doctor import Finding

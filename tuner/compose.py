@@ -18,10 +18,11 @@ from tuner.space.space import Space
 if TYPE_CHECKING:
     from tuner.report.case import Hardware, Traffic
     from tuner.runtime.protocol import Runtime
-    from tuner.study.events import SearchOutcome
+    from tuner.study.events import SearchOutcome, Stop
     from tuner.study.points import Points
     from tuner.study.problem import Problem
     from tuner.study.sampler import Method
+    from tuner.study.stored import StoredTrial
     from tuner.study.summary import StudySummary
 
 RUNTIMES = ("kubernetes", "local", "simulated", "external")
@@ -63,7 +64,7 @@ class Request:
     log_format: str = "text"
     stop_when_converged: bool = False
     on_cluster: OnCluster = OnCluster()
-    draining: Callable[[], bool] = lambda: False
+    stopping: Callable[[], Stop] = lambda: ""
 
     @property
     def name(self) -> str:
@@ -97,7 +98,7 @@ def run_search(
 
     points = evaluate(request.space, counting)
     problem = _problem(request, points)
-    runtime = _runtime(request, progress)
+    runtime = _runtime(request, problem, progress)
     lines = ProgressLines(progress, problem.budget.trials)
     outcome = search(
         problem,
@@ -108,7 +109,7 @@ def run_search(
         on_event=JsonLog(progress, study=problem.name) if request.log_format == "json" else lines,
         poll_s=1.0,
         stop_when_converged=request.stop_when_converged,
-        draining=request.draining,
+        stopping=request.stopping,
     )
     return _in_terms_of(request, problem, outcome), read_summary(request.storage_url, problem.name)
 
@@ -223,10 +224,10 @@ def _best_of_other(request: Request, points: Points) -> list:  # type: ignore[ty
     return [(f"{request.seed_from}-{i + 1}", config) for i, config in enumerate(best)]
 
 
-def _runtime(request: Request, progress: TextIO) -> Runtime:
+def _runtime(request: Request, problem: Problem, progress: TextIO) -> Runtime:
     pools = request.space.spec.pools
     if request.runtime == "kubernetes":
-        return _kubernetes(request, progress)
+        return _kubernetes(request, problem, progress)
     nodes = {name: pool.max_nodes for name, pool in pools.items()}
     if request.runtime == "simulated":
         from tuner.runtime.simulated import SimulatedRuntime
@@ -246,11 +247,11 @@ def _runtime(request: Request, progress: TextIO) -> Runtime:
     return LocalRuntime(slots, workdir=workdir, files=request.space.folder)
 
 
-def _kubernetes(request: Request, progress: TextIO) -> Runtime:
+def _kubernetes(request: Request, problem: Problem, progress: TextIO) -> Runtime:
     """Asks the clusters whether they can run the search before anything is written anywhere."""
     from tuner.runtime.kubernetes.assemble import check_sites, places_of
     from tuner.runtime.kubernetes.runtime import KubernetesRuntime
-    from tuner.study.summary import image_digests
+    from tuner.study.stored import image_digests
 
     asked = request.on_cluster
     places = places_of(
@@ -260,7 +261,9 @@ def _kubernetes(request: Request, progress: TextIO) -> Runtime:
         context=asked.context,
         tuner_image=asked.tuner_image or "",
     )
-    progress.writelines(f"tuner: {line}\n" for line in check_sites(places))
+    first = {c.config.pool: c.config for c in reversed(problem.candidates)}
+    samples = {pool: problem.make_spec(config, "may-i", 1, 0, None, None) for pool, config in first.items()}
+    progress.writelines(f"tuner: {line}\n" for line in check_sites(places, samples))
     pins = image_digests(request.storage_url, request.name)
     return KubernetesRuntime(places, pins=pins, cancel=asked.cancel)
 
@@ -306,6 +309,33 @@ def study_and_storage(space: str | None, study: str | None, storage: str | None)
         listed = ", ".join(p.name for p in found) or "none"
         raise UsageError(f"say which study: --space, --study or --storage (databases in this folder: {listed})")
     return None, f"sqlite:///{found[0]}"
+
+
+def study_uid_of(space: str | None, study: str | None, storage: str | None) -> tuple[str | None, Space | None]:
+    """The uid of the study that is meant, None if none is named; and its space, if that is."""
+    from tuner.launch.spaces import open_space
+    from tuner.study.stored import read_study
+
+    opened = open_space(space) if space else None
+    if not space and not study:
+        return None, None
+    name, url = study_and_storage(space, study, storage)
+    return read_study(url, name).uid, opened
+
+
+def stored_trial(
+    trial: str, space: str | None, study: str | None, storage: str | None
+) -> tuple[StoredTrial, Space | None]:
+    """A trial as its study's database has it, and the space, if it is named.
+
+    Raises:
+        UsageError: no such study, or no such trial.
+    """
+    from tuner.launch.spaces import open_space
+    from tuner.study.stored import read_study
+
+    name, url = study_and_storage(space, study, storage)
+    return read_study(url, name).stored(trial), open_space(space) if space else None
 
 
 def export_text(

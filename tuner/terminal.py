@@ -23,6 +23,13 @@ Storage = Annotated[
 StudyName = Annotated[str | None, typer.Option("--study", help="Study name; default: the space's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", help="Kubernetes: where a pool names none; default: the context's.")
+]
+Context = Annotated[
+    str | None, typer.Option("--context", help="Kubernetes: kubeconfig context where a pool names none.")
+]
+
 
 def say(text: str) -> None:
     """Tell something on stderr; nobody reading it any more changes nothing."""
@@ -42,5 +49,6 @@ def show(write: Callable[[], None]) -> None:
 
 
 def print_json(doc: Any) -> None:
+    """One JSON document on stdout."""
     text = json.dumps(doc, indent=2, sort_keys=True, allow_nan=False)
     show(lambda: print(text))

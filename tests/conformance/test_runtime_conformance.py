@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.clusters import IMAGE, runtime_on
+from support.fake_cluster import FakeCluster
 from support.trials import a_spec, alive, read_pids, wait_for
 
 from tuner.runtime.external import ExternalRuntime
@@ -36,16 +38,27 @@ print(json.dumps({"id": spec["id"], "state": "failed", "failure": failure}))
 
 @dataclass
 class Case:
-    """A runtime, and specs of it that end at once or never."""
+    """A runtime, and specs of it that end at once or never. `outlives`: trials go on without their controller."""
 
     runtime: Runtime
     folder: Path
+    outlives: bool = False
 
     def ends(self, trial_id: str, **changes: Any) -> TrialSpec:
-        return a_spec("--die-at", "start", "--die-code", 3, id=trial_id, **changes)
+        return self._spec("--die-at", "start", "--die-code", 3, id=trial_id, **changes)
 
     def endless(self, trial_id: str) -> TrialSpec:
-        return a_spec("--never-ready", "--ignore-term", "--pids", self.folder / f"{trial_id}.pids", id=trial_id)
+        return self._spec("--never-ready", "--ignore-term", "--pids", self.folder / f"{trial_id}.pids", id=trial_id)
+
+    def _spec(self, *switches: object, **changes: Any) -> TrialSpec:
+        spec = a_spec(*switches, image=IMAGE, **changes)
+        return replace(spec, context={**spec.context, "study_uid": "uid-1"})
+
+    def assert_ended(self, pids: list[int]) -> None:
+        """At once; but a cluster ends its own processes in its own time."""
+        if self.outlives:
+            wait_for(lambda: not any(alive(pid) for pid in pids), "the cluster to end its processes")
+        assert not any(alive(pid) for pid in pids)
 
     def pids(self, trial_id: str) -> list[int]:
         return wait_for(lambda: read_pids(self.folder / f"{trial_id}.pids"), f"{trial_id} to run")
@@ -75,6 +88,12 @@ RUNTIMES: dict[str, Callable[[Path], Runtime]] = {"local": local, "external": ex
 
 @contextmanager
 def case_of(name: str, folder: Path):
+    if name == "kubernetes":
+        with FakeCluster(folder / "cluster") as cluster:
+            cluster.node("node-1")
+            cluster.node("node-2")
+            yield Case(runtime_on(cluster), folder, outlives=True)
+        return
     case = Case(RUNTIMES[name](folder), folder)
     try:
         yield case
@@ -82,7 +101,7 @@ def case_of(name: str, folder: Path):
         case.runtime.close()
 
 
-@pytest.fixture(params=sorted(RUNTIMES))
+@pytest.fixture(params=[*sorted(RUNTIMES), "kubernetes"])
 def case(request, tmp_path):
     with case_of(request.param, tmp_path) as made:
         yield made
@@ -158,7 +177,7 @@ def test_a_running_trial_that_is_released_leaves_no_process_and_no_notice(case):
     case.runtime.start(case.endless("t-1"))
     pids = case.pids("t-1")
     case.runtime.release("t-1")
-    assert not any(alive(pid) for pid in pids)
+    case.assert_ended(pids)
     assert not case.runtime.poll(0.2)
 
 
@@ -184,16 +203,16 @@ def test_reconciling_knows_what_runs_what_ended_and_other_attempts(case):
     fates = case.runtime.reconcile("uid-1", {"t-1": 1, "t-2": 1, "t-3": 1})
     assert fates == {"t-1": "running", "t-2": "finished", "t-3": "gone"}
     assert case.runtime.reconcile("uid-1", {"t-1": 2, "t-2": 1}) == {"t-1": "gone", "t-2": "finished"}
-    assert not any(alive(pid) for pid in pids), "an attempt that is not expected is removed"
+    case.assert_ended(pids)  # an attempt that is not expected is removed
 
 
-def test_closing_leaves_no_process_and_may_be_repeated(case):
+def test_closing_leaves_no_process_of_its_own_and_may_be_repeated(case):
     for trial_id in ("t-1", "t-2"):
         case.runtime.start(case.endless(trial_id))
     pids = case.pids("t-1") + case.pids("t-2")
     case.runtime.close()
     case.runtime.close()
-    assert not any(alive(pid) for pid in pids)
+    assert [alive(pid) for pid in pids] == [case.outlives] * len(pids)
 
 
 def test_a_specification_survives_its_way_as_json(case):

@@ -21,6 +21,9 @@ from tuner.space.config import ServingConfig
 ExitReason = Literal[
     "confirmed", "nothing_feasible", "no_confirmed_winner", "budget", "runtime_unusable", "interrupted"
 ]
+Stop = Literal["", "stop", "drain"]
+"""What whoever started a search wants of it: to go on, to end, or to end once the running trials have."""
+
 StoppedBy = Literal["trials", "wall", "gpu_hours", "usd", "space_exhausted", "converged"]
 
 _EXIT_CODES: dict[ExitReason, int] = {

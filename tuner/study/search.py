@@ -27,6 +27,7 @@ from tuner.study.events import (
     OnEvent,
     SearchOutcome,
     SearchStopped,
+    Stop,
     StopOffered,
     StoppedBy,
     StudyOpened,
@@ -59,14 +60,14 @@ def search(
     retries: int = 2,
     poll_s: float = 5.0,
     stop_when_converged: bool = False,
-    draining: Callable[[], bool] = lambda: False,
+    stopping: Callable[[], Stop] = lambda: "",
 ) -> SearchOutcome:
     """Search a problem, or go on with its study, until budget, space or patience ends.
 
     `retries` bounds how often a lost trial's configuration is tried again. `seed` (0 where None) is that of a
     new study; a resumed one keeps its own.
-    `stop_when_converged` takes the stop that is otherwise only offered (see `converged`). Once `draining` says so,
-    nothing more is started and the search is interrupted when the running trials have ended.
+    `stop_when_converged` takes the stop that is otherwise only offered (see `converged`). `stopping` is
+    asked between steps: `stop` interrupts the search, `drain` does so once the running trials have ended.
 
     Raises:
         UsageError: the storage cannot be opened, another controller owns the study, or its identity differs.
@@ -79,7 +80,7 @@ def search(
             write = Writer(owner, on_write)
             session = _Search(problem, storage, runtime, owner, write, sampler, seed, on_event, retries, poll_s)
             session.stop_when_converged = stop_when_converged
-            session.draining = draining
+            session.stopping = stopping
             return session.run()
         finally:
             owner.release()
@@ -121,7 +122,7 @@ class _Search:
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._stopped_by: StoppedBy | None = None
         self.stop_when_converged = False
-        self.draining: Callable[[], bool] = lambda: False
+        self.stopping: Callable[[], Stop] = lambda: ""
         self._offered = False
 
     # --- the session
@@ -215,7 +216,7 @@ class _Search:
 
     def _try_configurations(self) -> None:
         while True:
-            self._drain()
+            self._heed_stop()
             waiting = self._floor.count(confirmation=False) > 0
             if not waiting or any(self._floor.free(pool) for pool in self._problem.pools):
                 history = self._trials.history()
@@ -306,10 +307,10 @@ class _Search:
         for found in recheck.deviations(self._trials.history()):
             self._emit(BaselineDeviates(found.pool, found.node, found.ratio, str(found)))
 
-    def _drain(self) -> None:
-        """Asked to end once the running trials have: record them and start none."""
-        while self.draining():
-            if not self._floor.flights:
+    def _heed_stop(self) -> None:
+        """Between two steps no write is under way, and none is cut short."""
+        while wish := self.stopping():
+            if wish == "stop" or not self._floor.flights:
                 raise KeyboardInterrupt
             self._collect()
 
@@ -348,7 +349,7 @@ class _Search:
             return nothing_measured(history, self._stopped_by)
         step = confirm.Step()
         while True:
-            self._drain()
+            self._heed_stop()
             step, former = self._next_step(ranked), step
             self._tell_progress(former, step)
             if step.winner is not None or step.candidate is None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 from support.fake_cluster.control import Controllers, over
@@ -31,7 +31,10 @@ _TICK_S = 0.05
 
 @dataclass
 class Plan:
-    """What happens to the next matching pod `after_s` its container started: oom, evict, pressure, lose_node, delete."""
+    """What happens to the next matching pod `after_s` its container started: oom, evict, pressure, lose_node, delete.
+
+    Or `image`: its image is not found, so that it never starts.
+    """
 
     what: str
     match: Callable[[Json], bool] = lambda _pod: True
@@ -50,13 +53,14 @@ class FakeCluster:
         inside = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": checkout, **(env or {})}
         self.store = Store()
         self.kubelet = Kubelet(self.store, folder / "pods", runner or [sys.executable, "-m", "tuner.trial"], inside)
+        self.kubelet.pull_fails = self._pull_fails
         self.controllers = Controllers(self.store)
         self.api = Api(self.store, self.kubelet.read_log)
         self.plans: list[Plan] = []
         self.trouble: BaseException | None = None
         self.namespace("demo")
 
-    def __enter__(self) -> FakeCluster:
+    def __enter__(self) -> Self:
         self.server = Server(self.api)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="fake cluster", daemon=True)
@@ -110,7 +114,8 @@ class FakeCluster:
             "clusters": [{"name": "fake", "cluster": {"server": self.server.url}}],
             "users": [{"name": "me", "user": user}],
             "contexts": [
-                {"name": name, "context": {"cluster": "fake", "user": "me", "namespace": namespace}} for name in contexts
+                {"name": name, "context": {"cluster": "fake", "user": "me", "namespace": namespace}}
+                for name in contexts
             ],
         }
         path.write_text(yaml.safe_dump(document))
@@ -131,8 +136,14 @@ class FakeCluster:
 
     def _follow_plans(self) -> None:
         for plan in self.plans:
-            if not plan.done:
+            if not plan.done and plan.what != "image":
                 self._follow(plan)
+
+    def _pull_fails(self, pod: Json) -> bool:
+        plan = next((p for p in self.plans if p.what == "image" and not p.done and p.match(pod)), None)
+        if plan is not None:
+            plan.done, plan.pod = True, pod["metadata"]["name"]
+        return plan is not None
 
     def _follow(self, plan: Plan) -> None:
         for pod in self.store.list("pods"):

@@ -52,7 +52,10 @@ class Controllers:
             except Refused:
                 continue  # it was deleted meanwhile
         pods = self._store.list("pods")
+        owners = {job["metadata"]["uid"] for job in self._store.list("jobs")}
         for pod in pods:
+            if TRACKING in pod["metadata"].get("finalizers", []) and _owner(pod) not in owners:
+                self._update(pod, _untrack)
             if not pod["spec"].get("nodeName") and not over(pod) and "deletionTimestamp" not in pod["metadata"]:
                 self._schedule(pod)
         self._lose_nodes()
@@ -164,7 +167,6 @@ class Controllers:
     # --- the scheduler
 
     def _schedule(self, pod: Json) -> None:
-        meta = pod["metadata"]
         nodes = self._store.list("nodes")
         pods = self._store.list("pods")
         reasons: dict[str, int] = {}
@@ -187,7 +189,6 @@ class Controllers:
             set_condition(held["status"], "PodScheduled", "False", "Unschedulable", message)
 
         self._update(pod, mark)
-        del meta
 
     def _bind(self, pod: Json, node: str) -> None:
         def bind(held: Json) -> None:
@@ -256,7 +257,9 @@ def _owner(pod: Json) -> str:
 
 def _complete(status: Json) -> None:
     status.update(active=0, ready=0, terminating=0, succeeded=1, completionTime=stamp())
-    set_condition(status, "SuccessCriteriaMet", "True", "CompletionsReached", "Reached expected number of succeeded pods")
+    set_condition(
+        status, "SuccessCriteriaMet", "True", "CompletionsReached", "Reached expected number of succeeded pods"
+    )
     set_condition(status, "Complete", "True", "CompletionsReached", "Reached expected number of succeeded pods")
 
 
@@ -283,7 +286,9 @@ def _tolerated(taint: Json, tolerations: list[Json]) -> bool:
 
 
 def _affine(spec: Json, node: Json) -> bool:
-    required = (spec.get("affinity", {}).get("nodeAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution")
+    required = (spec.get("affinity", {}).get("nodeAffinity") or {}).get(
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    )
     if not required:
         return True
     labels = {**node["metadata"].get("labels", {}), "metadata.name": node["metadata"]["name"]}
@@ -305,7 +310,9 @@ def _expressed(expression: Json, labels: Json) -> bool:
 
 def _apart(spec: Json, here: list[Json]) -> bool:
     """Required anti-affinity between pods on one node."""
-    terms = (spec.get("affinity", {}).get("podAntiAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution")
+    terms = (spec.get("affinity", {}).get("podAntiAffinity") or {}).get(
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    )
     for term in terms or []:
         selector = term.get("labelSelector") or {}
         wanted = [{"key": k, "operator": "In", "values": [v]} for k, v in selector.get("matchLabels", {}).items()]

@@ -12,8 +12,10 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,9 @@ class Container:
 
     uid: str
     folder: Path
+    name: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    ended_s: float = 0.0
     process: subprocess.Popen[bytes] | None = None
     started_at: str = ""
     started_s: float = 0.0
@@ -62,8 +67,9 @@ class Kubelet:
     containers: dict[str, Container] = field(default_factory=dict)
     dead_nodes: set[str] = field(default_factory=set)
     digests: dict[str, str] = field(default_factory=dict)
-    broken_pulls: dict[str, int] = field(default_factory=dict)
     missing_images: set[str] = field(default_factory=set)
+    pull_fails: Callable[[Json], bool] = lambda _pod: False
+    failing_pulls: set[str] = field(default_factory=set)
 
     def tick(self) -> None:
         pods = self.store.list("pods")
@@ -108,8 +114,12 @@ class Kubelet:
         self.dead_nodes.add(node)
 
         def silent(held: Json) -> None:
-            set_condition(held["status"], "Ready", "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status.")
+            set_condition(
+                held["status"], "Ready", "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status."
+            )
             held["status"]["silentSince"] = time.time()
+            for one in held["status"]["conditions"]:  # when the cluster tells, it has been silent for a while
+                one["lastTransitionTime"] = stamp(datetime.now(UTC) - timedelta(minutes=5))
 
         self.store.update("nodes", "", node, silent)
         for pod in self.store.list("pods"):
@@ -122,7 +132,9 @@ class Kubelet:
         uid = pod["metadata"]["uid"]
         container = self.containers.get(uid)
         if container is None:
-            container = self.containers[uid] = Container(uid, self.folder / uid)
+            container = self.containers[uid] = Container(
+                uid, self.folder / uid, pod["metadata"]["name"], pod["metadata"].get("labels", {})
+            )
             container.folder.mkdir(parents=True)
             self._change(pod, lambda held: held["status"].update(startTime=stamp(), hostIP="127.0.0.1"))
         if container.process is None:
@@ -137,9 +149,15 @@ class Kubelet:
         if time.monotonic() < container.tried_s + _BACK_OFF_S:
             return
         spec = pod["spec"]["containers"][0]
-        if problem := self._pull_problem(spec["image"]):
+        if self.pull_fails(pod):
+            self.failing_pulls.add(container.uid)
+        if spec["image"] in self.missing_images or container.uid in self.failing_pulls:
             container.tried_s = time.monotonic()
-            self._wait(pod, problem, f'Back-off pulling image "{spec["image"]}": ErrImagePull: {spec["image"]}: not found')
+            self._wait(
+                pod,
+                "ImagePullBackOff",
+                f'Back-off pulling image "{spec["image"]}": ErrImagePull: {spec["image"]}: not found',
+            )
             return
         for volume in pod["spec"].get("volumes", []):
             if "secret" in volume and self._missing("secrets", pod, volume["secret"]["secretName"]):
@@ -155,13 +173,6 @@ class Kubelet:
 
     def _missing(self, kind: str, pod: Json, name: str) -> bool:
         return self.store.find(kind, pod["metadata"]["namespace"], name) is None
-
-    def _pull_problem(self, image: str) -> str:
-        if image in self.missing_images:
-            return "ImagePullBackOff"
-        if self.broken_pulls.get(image, 0) > 0:
-            return "ErrImagePull"
-        return ""
 
     def _wait(self, pod: Json, reason: str, message: str) -> None:
         waiting = self._status(pod, {"waiting": {"reason": reason, "message": message}})
@@ -301,6 +312,7 @@ class Kubelet:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         container.process.wait()
+        container.ended_s = container.ended_s or time.monotonic()
 
 
 def processes_of(uid: str) -> set[int]:

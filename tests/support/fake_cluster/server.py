@@ -151,7 +151,9 @@ class Api:
             limit = quota["spec"]["hard"].get("count/jobs.batch")
             used = len(self.store.list("jobs", namespace))
             if limit is not None and used >= int(limit):
-                held = f"requested: count/jobs.batch=1, used: count/jobs.batch={used}, limited: count/jobs.batch={limit}"
+                held = (
+                    f"requested: count/jobs.batch=1, used: count/jobs.batch={used}, limited: count/jobs.batch={limit}"
+                )
                 who = quota["metadata"]["name"]
                 raise Refused(403, "Forbidden", f'jobs.batch "{name}" is forbidden: exceeded quota: {who}, {held}')
 
@@ -261,9 +263,10 @@ def _handler(api: Api) -> type[BaseHTTPRequestHandler]:
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             retry_after = None
+            if api.down:
+                self.close_connection = True
+                return
             try:
-                if api.down:
-                    raise Refused(0, "", "")
                 status, answer = api.answer(self.command, self.path, self.headers, body)
             except Refused as refused:
                 if refused.status == 0:
@@ -279,7 +282,7 @@ def _handler(api: Api) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(answer)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = _serve
+        do_GET = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815 - the base class calls them so
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
             pass

@@ -29,7 +29,7 @@ def held_s(pod: Pod | None, now: datetime) -> float:
 
 
 def booked(result: TrialResult, spec: TrialSpec, pod: Pod | None, now: datetime) -> TrialResult:
-    """The result with what only the pod knows. Times of a pod are whole seconds: the runner's own stand where longer."""
+    """The result with what only the pod knows. A pod's times are whole seconds: the runner's own stand where longer."""
     return replace(
         result,
         gpu_seconds=max(result.gpu_seconds, spec.gpus * held_s(pod, now)),
@@ -64,6 +64,6 @@ class Pins:
         if pinned == digest:
             return ""
         return (
-            f"node {text(pod, 'spec', 'nodeName')} runs another image under the same tag - {image} is {digest} there and "
-            f"{pinned} in this study - pull the image anew on that node, or name it by its digest in the space file"
+            f"node {text(pod, 'spec', 'nodeName')} runs another image under the same tag - {image} is {digest} there "
+            f"and {pinned} in this study - pull the image anew on that node, or name it by its digest in the space file"
         )

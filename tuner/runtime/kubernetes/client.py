@@ -40,7 +40,7 @@ class ApiError(Exception):
 
 
 class Cluster:
-    """One namespace of one cluster. `on_call` is told right before and right after each request that changes something."""
+    """One namespace of one cluster. `on_call` is told right before and right after each change asked for."""
 
     def __init__(self, api: Any, namespace: str, on_call: Callable[[str], None] | None = None) -> None:
         self._api = api

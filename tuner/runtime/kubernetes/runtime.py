@@ -83,6 +83,7 @@ class KubernetesRuntime:
         self._places = dict(places)
         self._sites = list({id(place.site): place.site for place in places.values()}.values())
         self._pins = Pins(dict(pins or {}))
+        self._ran_before = frozenset(pins or ())
         self._cancel = cancel
         self._clock = clock
         self._sleep = sleep
@@ -245,7 +246,7 @@ class KubernetesRuntime:
 
     def _unseen(self, site: Site, error: ApiError, trials: Sequence[_Trial]) -> None:
         place = next(place for place in self._places.values() if place.site is site)
-        verdict = call_refused(error.status, error.reason, error.message, _expectation(place, 0), "listing trials")
+        verdict = call_refused(error.status, error.reason, error.message, expectation(place, 0), "listing trials")
         if verdict.kind == "unusable":
             raise RuntimeUnusable(verdict.message)
         self._note_outage(site, error, verdict)
@@ -309,17 +310,17 @@ class KubernetesRuntime:
             self._heed(trial, diagnose(snapshot, self._expected(trial)), pod)
 
     def _note_start(self, trial: _Trial, pod: Json | None) -> None:
-        """A pool that has run a trial works; and every trial of an image must run the same one."""
+        """Every trial of an image must run the same one."""
         if pod is None or started_at(pod, CONTAINER) is None:
             return
-        self._proven.add(trial.spec.pool)
         if why := self._pins.differs(trial.spec.image, pod):
             self._end(trial, lost("image_changed", why), pod, None)
 
     def _expected(self, trial: _Trial) -> Expectation:
-        expected = _expectation(trial.place, gpus_requested(trial.spec, trial.place.target))
+        expected = expectation(trial.place, gpus_requested(trial.spec, trial.place.target))
         own_image = trial.spec.image not in ("", trial.place.target.image)
-        return replace(expected, own_image=own_image, proven=trial.spec.pool in self._proven)
+        proven = trial.spec.pool in self._proven or trial.spec.image in self._ran_before
+        return replace(expected, own_image=own_image, proven=proven)
 
     def _heed(self, trial: _Trial, verdict: Verdict, pod: Json | None) -> None:
         if verdict.kind == "unusable":
@@ -345,8 +346,11 @@ class KubernetesRuntime:
     def _end(self, trial: _Trial, verdict: Verdict, pod: Json | None, log: str | None) -> None:
         trial.ended = True
         result = result_of(trial.spec, verdict, pod, log, trial.place.site.cluster.now())
-        if verdict.otherwise == "unusable" and result.failure and result.failure.kind == verdict.failure_kind:
+        own = result.failure is None or result.failure.kind != verdict.failure_kind
+        if verdict.otherwise == "unusable" and not own:
             self._give_up(trial, verdict)
+        if verdict.kind == "finished" and own:
+            self._proven.add(trial.spec.pool)
         self._notices.append(Ended(trial.spec.id, trial.spec.attempt, result))
 
     def _give_up(self, trial: _Trial, verdict: Verdict) -> NoReturn:
@@ -367,7 +371,8 @@ class KubernetesRuntime:
         return "finished" if trial.ended or text(pod, "status", "phase") in ("Succeeded", "Failed") else "running"
 
 
-def _expectation(place: Place, gpus: int) -> Expectation:
+def expectation(place: Place, gpus: int) -> Expectation:
+    """What a pool's place lets expect of a trial with so many GPUs."""
     target = place.target
     return Expectation(
         pool=target.pool,

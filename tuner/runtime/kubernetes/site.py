@@ -42,7 +42,7 @@ def key_of(thing: Mapping[str, Any]) -> Key:
 
 @dataclass
 class Site:
-    """`jobs` and `pods` are the latest ones of the study, by trial and attempt; what cannot be read is under its name."""
+    """`jobs` and `pods` are the latest ones of the study, by trial and attempt."""
 
     cluster: Cluster
     outage: Outage = field(default_factory=Outage)
@@ -58,7 +58,7 @@ class Site:
     _events: dict[str, tuple[float, list[Json]]] = field(default_factory=dict)
 
     def look(self, study_uid: str, now_s: float, expected: Iterable[Key], *, whole: bool = False) -> None:
-        """List the study's pods; and its Jobs, if one of the `expected` has no pod, now and then, or for a `whole` look.
+        """List the study's pods; and its Jobs, if an `expected` trial has no pod, now and then, or for a `whole` look.
 
         Raises:
             ApiError: the server did not answer, or refused.
@@ -76,6 +76,13 @@ class Site:
             self._jobs_at_s = now_s
         self.pods = pods
         self.outage.over()
+
+    def fill(self, jobs: Iterable[Json], pods: Iterable[Json]) -> None:
+        """Take over lists that somebody else asked for."""
+        self.jobs = {key_of(job): job for job in jobs}
+        self.pods = {}
+        for pod in pods:
+            self.pods.setdefault(key_of(pod), []).append(pod)
 
     def pod(self, key: Key) -> Json | None:
         """The latest of a trial's pods."""

@@ -1,0 +1,195 @@
+"""Searches on the cluster that KUBECONFIG points to: runner and simulated engine as real containers.
+
+Skipped where KUBECONFIG or TUNER_E2E_TUNER_IMAGE is not set. Variables:
+
+    TUNER_E2E_TUNER_IMAGE      image with the runner's bundle (k8s/Dockerfile)
+    TUNER_E2E_ENGINE_IMAGE     serving image of the trials; default: the tuner image, which has the simulated engine
+    TUNER_E2E_ENGINE           command of the engine in it; default: python3 -m tuner.simulator
+    TUNER_E2E_NAMESPACE        default: the context's own
+    TUNER_E2E_GPUS             amd.com/gpu a node advertises; default 8
+    TUNER_E2E_CPU, TUNER_E2E_MEMORY   what a trial asks for; default 500m, 512Mi
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+from contextlib import suppress
+
+import pytest
+import yaml
+from support.trials import wait_for
+
+from tuner.launch.spaces import open_space
+from tuner.runtime.kubernetes.assemble import places_of
+from tuner.runtime.kubernetes.client import connect
+from tuner.runtime.kubernetes.job import job_manifest
+from tuner.runtime.kubernetes.names import LABEL_STUDY, LABEL_STUDY_NAME
+from tuner.study.assemble import Where, problem_of
+from tuner.study.points import evaluate
+from tuner.trial.spec import Deadlines
+
+TUNER_IMAGE = os.environ.get("TUNER_E2E_TUNER_IMAGE", "")
+NAMESPACE = os.environ.get("TUNER_E2E_NAMESPACE")
+LONG_S = 600.0
+
+pytestmark = [
+    pytest.mark.skipif(
+        not (os.environ.get("KUBECONFIG") and TUNER_IMAGE), reason="needs KUBECONFIG and TUNER_E2E_TUNER_IMAGE"
+    ),
+    pytest.mark.timeout(3 * LONG_S),
+]
+
+
+def space_of(name):
+    """The smallest search there is: two batch limits, answers of four tokens."""
+    engine = shlex.split(os.environ.get("TUNER_E2E_ENGINE", "python3 -m tuner.simulator"))
+    engine += ["--accelerator", "mi355x", "--architecture", "glm-5.2", "--startup-scale", "0"]
+    asked = {"cpu": os.environ.get("TUNER_E2E_CPU", "500m"), "memory": os.environ.get("TUNER_E2E_MEMORY", "512Mi")}
+    trial = {"name": "trial", "resources": {"requests": asked, "limits": {"memory": "2Gi"}}}
+    pool = {
+        "accelerator": "mi355x",
+        "engine": {"kind": "sglang", "version": "0.5.16", "command": engine},
+        "image": os.environ.get("TUNER_E2E_ENGINE_IMAGE", TUNER_IMAGE),
+        "gpus_per_node": int(os.environ.get("TUNER_E2E_GPUS", "8")),
+        "usd_per_gpu_hour": 2.0,
+        "pod_patch": {"spec": {"containers": [trial]}},
+    }
+    return {
+        "version": 1,
+        "name": name,
+        "model": {"architecture": "glm-5.2"},
+        "pools": {"mi355x": pool},
+        "workload": {"input_tokens": 64, "output_tokens": 4, "cached_fraction": 0, "endpoint": "completions"},
+        "objective": {"subject_to": {"ttft_p95_s": 1.0}},
+        "space": {
+            "layout": {"tp": [8], "gpus": 8},
+            "weights": {
+                "choice": {
+                    "fp8": {
+                        "model": "zai-org/GLM-5.2-FP8",
+                        "precision": "fp8",
+                        "args": {"kv-cache-dtype": "fp8_e4m3"},
+                    }
+                }
+            },
+            "max-running-requests": {"values": [4, 8]},
+            "chunked-prefill-size": 2048,
+            "mem-fraction-static": 0.85,
+        },
+        "budget": {"trials": 1},
+        "confirm": {"top": 0},
+    }
+
+
+@pytest.fixture
+def home(folder):
+    """A user's folder with the space, and afterwards an empty namespace as far as its studies go."""
+    folder.space.write_text(yaml.safe_dump(space_of("e2e")))
+    folder.env["TUNER_IMAGE"] = TUNER_IMAGE
+    yield folder
+    cluster = connect(None, NAMESPACE)
+    for job in cluster.list_jobs(f"{LABEL_STUDY_NAME} in (e2e,e2e-other)"):
+        with suppress(Exception):
+            cluster.delete_job(job["metadata"]["name"], job["metadata"]["uid"])
+
+
+def search(*args):
+    where = ("--namespace", NAMESPACE) if NAMESPACE else ()
+    return "search", "--space", "tiny.yaml", "--runtime", "kubernetes", *where, *args
+
+
+def objects(study_uid=None):
+    cluster = connect(None, NAMESPACE)
+    found = cluster.list_trials(f"{LABEL_STUDY}={study_uid}" if study_uid else f"{LABEL_STUDY_NAME}=e2e")
+    return [thing["metadata"]["name"] for things in found for thing in things]
+
+
+def measured(home, *args):
+    """A search to its end, begun again as long as the machine was too busy to measure."""
+    found = home.json(*search(*args), code=4)
+    assert found["trials"]["measured"] + found["trials"]["invalid"] >= 1, found
+    return found
+
+
+def test_a_search_ends_and_leaves_nothing(home):
+    found = measured(home)
+    assert found["simulated"] is True
+    wait_for(lambda: not objects(found["uid"]), "the namespace to be empty", 120.0)
+    shown = home.json("trial", "show", "0", "--space", "tiny.yaml")
+    assert shown["node"]
+    assert shown["gpu_seconds"] > 0
+    assert shown["image_digest"].startswith("sha256:")
+    text = json.dumps(shown)
+    assert "prompt" not in text.lower() or "prompts" not in shown
+
+
+def test_a_killed_controller_is_succeeded_by_one_that_adopts(home):
+    child = home.begin(*search())
+    wait_for(lambda: "running on node" in home.err or child.poll() is not None, "a trial to run", LONG_S)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    before = set(objects())
+    assert before, "the trial outlives its controller"
+    found = measured(home)
+    assert sum(found["trials"].values()) >= 1
+    wait_for(lambda: not objects(found["uid"]), "the namespace to be empty", 120.0)
+
+
+def test_a_stopped_controller_leaves_its_trial_and_cancel_deletes_it(home):
+    child = home.begin(*search())
+    wait_for(lambda: "running on node" in home.err or child.poll() is not None, "a trial to run", LONG_S)
+    os.kill(child.pid, signal.SIGTERM)
+    assert child.wait(60) == 130
+    assert objects()
+    child = home.begin(*search("--cancel"))
+    wait_for(lambda: "trial 0" in home.err or child.poll() is not None, "its adoption", LONG_S)
+    os.kill(child.pid, signal.SIGTERM)
+    assert child.wait(60) == 130
+    wait_for(lambda: not objects(), "the namespace to be empty", 120.0)
+
+
+def test_two_studies_of_one_space_leave_each_other_alone(home):
+    first = home.begin(*search())
+    wait_for(lambda: objects() or first.poll() is not None, "its first trial", LONG_S)
+    theirs = set(objects())
+    second = home.path / "second"
+    second.mkdir()
+    (second / "tiny.yaml").write_text(home.space.read_text())
+    home.env["TUNER_STORAGE"] = f"sqlite:///{second}/other.db"
+    found = home.json(*search("--study", "e2e"), code=4)
+    assert found["trials"]["measured"] + found["trials"]["invalid"] >= 1
+    assert first.wait(LONG_S) == 4, "the other search came to its own end"
+    assert theirs
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "says"),
+    [
+        (lambda pool: pool.update(namespace="there-is-none-of-this-name"), 5, "namespace"),
+        (lambda pool: pool.update(context="there-is-none-of-this-name"), 2, "context there-is-none-of-this-name"),
+        (lambda pool: pool.update(node_selector={"no-node": "has-this"}), 5, "no node can hold|nodes may not be"),
+        (lambda pool: pool.update(image="registry.invalid/there/is:none"), 5, "cannot be pulled"),
+    ],
+)
+def test_what_cannot_work_is_said_and_leaves_nothing(home, change, code, says):
+    document = space_of("e2e")
+    change(document["pools"]["mi355x"])
+    home.space.write_text(yaml.safe_dump(document))
+    home.tuner(*search(), code=code)
+    assert any(part in home.err for part in says.split("|")), home.err
+    wait_for(lambda: not objects(), "the namespace to be empty", 120.0)
+
+
+def test_the_server_accepts_the_job_of_a_trial(home):
+    """A dry run, which finds unknown fields and what does not add up."""
+    space = open_space(str(home.space))
+    points = evaluate(space)
+    problem = problem_of(points, name="e2e", where=Where(simulated=False), trials=1, deadlines=Deadlines())
+    config = points.valid[0].config
+    spec = problem.make_spec(config, f"e2e-0-{config.fingerprint}", 1, 0, None, None)
+    (place,) = places_of(space.spec.pools, [8], namespace=NAMESPACE, context=None, tuner_image=TUNER_IMAGE).values()
+    answer = place.site.cluster.create_job(job_manifest(spec, place.target, "0123456789ab"), dry_run=True)
+    assert answer["metadata"]["name"].startswith("e2e-0-")

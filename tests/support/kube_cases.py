@@ -1,0 +1,155 @@
+"""Searches on a fake cluster with controllers of their own: starts `kube_zygote.py`, orders cases, judges reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from support.fake_cluster import FakeCluster
+from support.trials import wait_for
+
+import tuner
+
+SUPPORT = Path(__file__).parent
+MODEL = Path(__file__).parents[1] / "e2e" / "data" / "tiny-model.json"
+QUICK = [sys.executable, str(SUPPORT / "quick_runner.py")]
+WAIT_S = 100.0
+
+
+def begin(folder):
+    """Start what takes orders."""
+    shutil.copy(MODEL, folder)
+    shutil.copy(SUPPORT / "two_pools.yaml", folder)
+    env = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
+    env["PYTHONPATH"] = str(Path(tuner.__file__).parents[1])  # this checkout, whatever is installed
+    command = [sys.executable, str(SUPPORT / "kube_zygote.py"), str(folder / "two_pools.yaml")]
+    with (folder / "zygote.log").open("w") as log:
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env, text=True, start_new_session=True
+        )
+
+
+def send(zygote, order):
+    zygote.stdin.write(json.dumps(order) + "\n")
+    zygote.stdin.flush()
+
+
+def end(zygote):
+    zygote.stdin.close()
+    if zygote.poll() is None:
+        os.killpg(zygote.pid, signal.SIGKILL)
+    zygote.wait()
+
+
+def a_cluster(folder, **options):
+    cluster = FakeCluster(folder, runner=QUICK, **options)
+    for pool, resource in (("amd", "amd.com/gpu"), ("nvidia", "nvidia.com/gpu")):
+        for number in (1, 2):
+            cluster.node(f"{pool}-{number}", resource=resource, pool=pool)
+    return cluster
+
+
+def order(cluster, folder, **options):
+    folder.mkdir(exist_ok=True)
+    config = cluster.kubeconfig(folder / "kubeconfig")
+    return {"folder": str(folder), "kubeconfig": str(config), "trials": 8, "kills": [], **options}
+
+
+def report_of(folder, zygote):
+    path = folder / "report.json"
+    wait_for(lambda: path.exists() or zygote.poll() is not None, "the search to end", WAIT_S)
+    assert path.exists(), (folder.parent / "zygote.log").read_text()[-3000:]
+    return json.loads(path.read_text())
+
+
+def attempt(pod):
+    return int(pod["metadata"]["labels"]["sglang-tuner/attempt"])
+
+
+def pool(pod):
+    return pod["metadata"]["labels"]["sglang-tuner/pool"]
+
+
+def assert_nothing_left(cluster):
+    wait_for(lambda: not cluster.jobs() and not cluster.pods(), "the namespace to be empty", 5.0)
+    assert not cluster.processes()
+
+
+def assert_told_once(report, count):
+    """So many distinct observations, each told by exactly one controller; what was lost was tried again."""
+    seen = [t for t in report["trials"] if t["state"] in ("COMPLETE", "PRUNED")]
+    assert len({t["attrs"]["fingerprint"] for t in seen}) == len(seen) == count
+    tells = [line for log in report["logs"] for line in log if line.startswith("after") and line.endswith(" tell")]
+    finished = [t for t in report["trials"] if t["state"] != "RUNNING"]
+    assert len(finished) == len(report["trials"])
+    # A kill right after a tell is logged; one between the write and its log line cannot happen.
+    assert len(tells) == len(finished)
+
+
+def assert_booked(cluster, report):
+    """GPU-seconds are the time a container ran, as its kubelet saw it; a pod's times are whole seconds."""
+    ran = {
+        (c.labels["sglang-tuner/trial"], c.labels["sglang-tuner/attempt"]): c
+        for c in cluster.kubelet.containers.values()
+    }
+    for trial in report["trials"]:
+        spec = trial["attrs"].get("spec")
+        container = ran.get((spec["id"], str(spec["attempt"]))) if spec else None
+        if container is None or container.process is None:
+            assert (trial["attrs"].get("gpu_seconds") or 0.0) < 2.5, (
+                trial
+            )  # its node was held until the pull was given up
+            continue
+        held_s = container.ended_s - container.started_s
+        assert abs(trial["attrs"]["gpu_seconds"] - held_s) < 2.5, (trial, held_s)
+
+
+def run_cases(zygote, home, cases, at_once=4):
+    """Case -> report, each on a cluster of its own, which must be clean in the end."""
+    done = {}
+    waiting, running = list(cases), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                case = waiting.pop(0)
+                cluster = a_cluster(home / f"cluster-{case[0]}-{case[1]}").__enter__()
+                running[case] = cluster
+                kills = [list(case)] if case[1] else []
+                send(zygote, order(cluster, home / f"{case[0]}-{case[1]}", trials=1, kills=kills))
+            ended = [case for case in running if (home / f"{case[0]}-{case[1]}" / "report.json").exists()]
+            for case in ended:
+                cluster = running.pop(case)
+                report = report_of(home / f"{case[0]}-{case[1]}", zygote)
+                wait_for(
+                    lambda cluster=cluster: not cluster.jobs() and not cluster.pods(), f"{case} to be cleaned", 5.0
+                )
+                done[case] = report
+                assert not cluster.processes()
+                cluster.__exit__()
+            assert zygote.poll() is None or not running, (home / "zygote.log").read_text()[-3000:]
+            time.sleep(0.05)
+    finally:
+        for cluster in running.values():
+            cluster.__exit__()
+    return done
+
+
+def points_of(report):
+    """Number -> what it is: `tell`, `api create`, `constraint failure`..."""
+    lines = [line.split(" ", 2) for line in report["logs"][0] if line.startswith("before")]
+    named = {int(number): name for _, number, name in lines}
+    return {number: " ".join(name.split()[:2]) if name.startswith("api") else name for number, name in named.items()}
+
+
+def check_case(case, report):
+    assert report["codes"] == [-signal.SIGKILL, 0], case
+    assert report["outcome"]["counted"] == 1, case
+    assert_told_once(report, 1)
+    creates = [line for log in report["logs"] for line in log if line.startswith("after") and " api create " in line]
+    assert len(creates) <= 2, case  # the second one finds its own Job there, or the first never ran

@@ -1,0 +1,54 @@
+"""In place of the runner inside a fake cluster's pods: tells what a runner tells, without an engine, in a moment.
+
+The capacity it reports depends on the configuration alone. `QUICK_RUNNER_S` is how long it "measures".
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tuner.trial.compact import compact
+from tuner.trial.records import lines_of
+from tuner.trial.result import Failure, TrialResult
+
+
+def main() -> int:
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: stopped.append(number))
+    parser = argparse.ArgumentParser()
+    for name in ("spec", "workdir", "termination-message"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--records", action="store_true")
+    options = parser.parse_args()
+    spec = __import__("json").loads(options.spec.read_text())
+    tell("begin", 1, {"id": spec["id"], "attempt": spec["attempt"], "fingerprint": spec["fingerprint"]})
+    why = Failure("infrastructure", "interrupted", "the runner did not get to its end")
+    message = options.termination_message
+    message.write_text(compact(TrialResult(spec["id"], "failed", failure=why)))
+    tell("stage", 2, "measuring")
+    until_s = time.monotonic() + float(os.environ.get("QUICK_RUNNER_S", "0.1"))
+    while time.monotonic() < until_s and not stopped:
+        time.sleep(0.02)
+    if stopped:
+        return 75
+    argv = spec["argv"]
+    slots = int(argv[argv.index("--max-running-requests") + 1]) if "--max-running-requests" in argv else 4
+    result = TrialResult(spec["id"], "measured", 2.0 * slots, 0.5, 8.0 * slots, gpu_seconds=0.1, simulated=True)
+    tell("result", 3, result.as_json())
+    message.write_text(compact(result))
+    return 0
+
+
+def tell(kind: str, number: int, value: object) -> None:
+    for line in lines_of(number, kind, value):
+        sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

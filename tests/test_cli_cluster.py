@@ -1,0 +1,179 @@
+"""The commands about clusters, on the fake one: `search --runtime kubernetes`, `logs`, `trial show`, `gc`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.cli import tuner
+from support.clusters import runtime_on, spec_of, target
+from support.fake_cluster import FakeCluster
+from support.trials import wait_for
+
+from tuner import on_cluster
+from tuner.runtime.protocol import Ended
+
+SUPPORT = Path(__file__).parent / "support"
+QUICK = [sys.executable, str(SUPPORT / "quick_runner.py")]
+SPACE = ("--space", "two_pools.yaml")
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A cluster, a folder with a study of two trials that ran on it, and what the search said."""
+    home = tmp_path_factory.mktemp("cluster")
+    shutil.copy(SUPPORT / "two_pools.yaml", home)
+    shutil.copy(Path(__file__).parent / "e2e" / "data" / "tiny-model.json", home)
+    with FakeCluster(home / "cluster", runner=QUICK) as cluster, pytest.MonkeyPatch.context() as patch:
+        for pool, resource in (("amd", "amd.com/gpu"), ("nvidia", "nvidia.com/gpu")):
+            cluster.node(f"{pool}-1", resource=resource, pool=pool)
+        patch.chdir(home)
+        patch.setenv("KUBECONFIG", str(cluster.kubeconfig(home / "kubeconfig")))
+        patch.setenv("TUNER_IMAGE", "tuner:1")
+        patch.delenv("TUNER_STORAGE", raising=False)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        said = tuner("search", *SPACE, "--runtime", "kubernetes", "--trials", "2", "--json")
+        yield cluster, said
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@pytest.fixture
+def cluster(searched):
+    cluster, _ = searched
+    yield cluster
+    for job in cluster.jobs():
+        cluster.store.delete("jobs", "demo", job["metadata"]["name"])
+    for pod in cluster.pods():
+        cluster.store.update(
+            "pods", "demo", pod["metadata"]["name"], lambda held: held["metadata"].update(finalizers=[])
+        )
+    wait_for(lambda: not cluster.pods(), "an empty namespace")
+
+
+def uid():
+    return json.loads(tuner("status", *SPACE, "--json").out)["uid"]
+
+
+def left_behind(cluster, trial_id="twins-7-abc", *, wait=True):
+    """A trial of the study whose controller is gone."""
+    runtime = runtime_on(cluster, {"amd": target("amd", node_selector={"pool": "amd"})})
+    spec = spec_of(trial_id, pool="amd")
+    runtime.start(replace(spec, context={**spec.context, "study_uid": uid()}))
+    while wait and not any(isinstance(notice, Ended) for notice in runtime.poll(0.5)):
+        pass
+
+
+def test_a_search_on_a_cluster_measures_and_leaves_nothing(searched):
+    cluster, said = searched
+    assert said.code == 4, said.err  # nothing is to be confirmed
+    found = json.loads(said.out)
+    assert found["trials"]["measured"] == 2
+    assert found["best"]["image_digest"].startswith("sha256:")
+    assert "running on node" in said.err
+    assert (cluster.jobs(), cluster.pods()) == ([], [])
+
+
+def test_a_trial_is_shown_from_the_database_and_with_its_pod_if_there_is_one(cluster):
+    said = tuner("trial", "show", "0", *SPACE)
+    assert said.code == 0
+    assert "state: measured" in said.out
+    assert "--max-running-requests" in said.out
+    found = json.loads(tuner("trial", "show", "0", *SPACE, "--json", "--namespace", "demo").out)
+    assert (found["state"], found["pod"], found["node"][:3] in ("amd", "nvi")) == ("measured", None, True)
+    left_behind(cluster, found["id"])
+    found = json.loads(tuner("trial", "show", found["id"], *SPACE, "--json", "--namespace", "demo").out)
+    assert (found["pod"]["phase"], found["pod"]["node"]) == ("Succeeded", "amd-1")
+
+
+@pytest.mark.parametrize("asked", ["7", "c0", "twins-9-nope", "x"])
+def test_a_trial_that_is_not_there_is_said(cluster, asked):
+    said = tuner("trial", "show", asked, *SPACE)
+    assert said.code == 2
+    assert f"no trial {asked}; its trials: 0 to 1" in said.err
+
+
+def test_logs_are_lines_for_people_and_what_is_stored_once_the_pod_is_gone(cluster):
+    gone = tuner("logs", "0", *SPACE)
+    assert (gone.code, "measured" in gone.out, "no pod any more" in gone.out) == (0, True, True)
+    found = json.loads(tuner("trial", "show", "0", *SPACE, "--json").out)
+    left_behind(cluster, found["id"])
+    for options in ((), ("--follow",)):
+        said = tuner("logs", "0", *SPACE, *options)
+        assert said.out.splitlines() == [f"trial {found['id']}, attempt 1", "measuring", "measured"]
+
+
+def test_following_writes_every_line_once_until_the_end():
+    log = ["tuner-record nonsense", "Traceback", "more", "end"]
+    shown, slept = [], []
+    answers = iter(("\n".join(log[:count]), count == len(log)) for count in (0, 2, 2, 4))
+    on_cluster.follow(lambda: next(answers), shown.append, slept.append)
+    assert shown == log
+    assert len(slept) == 3
+
+
+def test_what_is_left_is_listed_and_deleted_only_when_told(cluster, monkeypatch):
+    left_behind(cluster)
+    kept = tuner("gc", *SPACE)
+    assert (kept.code, kept.out.split()[0]) == (0, "kept"), "a controller may still take it in"
+    monkeypatch.setattr(on_cluster, "ABANDONED_S", -5.0)
+    told = tuner("gc", "--namespace", "demo")
+    assert told.out.startswith("would delete")
+    assert "say --yes" in told.err
+    assert cluster.jobs()
+    assert tuner("gc", *SPACE, "--yes").out.startswith("deleted")
+    wait_for(lambda: not cluster.jobs() and not cluster.pods(), "it to go")
+    assert "nothing is left" in tuner("gc", *SPACE).err
+
+
+def test_a_running_trial_is_deleted_only_for_a_named_study(cluster):
+    cluster.kubelet.env["QUICK_RUNNER_S"] = "60"
+    try:
+        left_behind(cluster, wait=False)
+        wait_for(cluster.processes, "it to run")
+        assert tuner("gc", "--running").code == 2
+        assert tuner("gc", *SPACE).out.startswith("kept")
+        assert tuner("gc", *SPACE, "--running", "--yes").out.startswith("deleted")
+        wait_for(lambda: not cluster.pods() and not cluster.processes(), "it to go")
+    finally:
+        del cluster.kubelet.env["QUICK_RUNNER_S"]
+
+
+def test_objects_of_others_are_never_touched(cluster):
+    template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "x", "image": "x"}]}}
+    job = {"metadata": {"name": "theirs", "labels": {"app": "other"}}, "spec": {"suspend": True, "template": template}}
+    cluster.store.create("jobs", "demo", {**job, "status": {}})
+    assert "nothing is left" in tuner("gc", "--namespace", "demo", "--yes").err
+    assert [j["metadata"]["name"] for j in cluster.jobs()] == ["theirs"]
+
+
+@pytest.mark.parametrize(
+    ("option", "drained"),
+    [("--drain", True), ("--cancel", False)],
+)
+def test_a_stopped_search_drains_or_cancels_as_asked(cluster, option, drained):
+    cluster.kubelet.env["QUICK_RUNNER_S"] = "3" if drained else "60"
+    name = f"stopped{option[1:]}"
+    killer = threading.Thread(
+        target=lambda: (wait_for(cluster.processes, "a trial"), os.kill(os.getpid(), signal.SIGTERM)), daemon=True
+    )
+    killer.start()
+    try:
+        said = tuner(
+            "search", *SPACE, "--runtime", "kubernetes", "--new-study", name, "--trials", "6", option, "--json"
+        )
+    finally:
+        killer.join()
+        del cluster.kubelet.env["QUICK_RUNNER_S"]
+    assert said.code == 130, said.err
+    trials = json.loads(said.out)["trials"]
+    assert (trials["measured"] >= 1, trials["running"] == 0) == (drained, drained)
+    assert ("waiting for the running trials" in said.err) == drained
+    wait_for(lambda: not cluster.jobs() and not cluster.processes(), "no trial to be left", 10.0)
