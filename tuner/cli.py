@@ -5,16 +5,16 @@ Results go to stdout, progress to stderr. Exit codes are those of `tuner.errors`
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tuner import __version__
+from tuner.commands import export, init, plan, status
+from tuner.commands.options import AsJson, Space, Storage, StudyName
+from tuner.commands.output import counting, print_json, say, show
 from tuner.errors import EXIT_INTERRUPTED, EXIT_OK, TunerError, UsageError
 
 app = typer.Typer(
@@ -25,52 +25,27 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Finds the cheapest sglang launch configuration that still meets a TTFT limit, on your GPUs and your traffic.",
 )
-export_app = typer.Typer(no_args_is_help=True, help="Write the best confirmed configuration for deployment.")
-app.add_typer(export_app, name="export")
-
-Space = Annotated[str, typer.Option("--space", help="Space file; a local file first, then one that ships.")]
-Storage = Annotated[
-    str | None,
-    typer.Option("--storage", envvar="TUNER_STORAGE", help="Optuna database URL; default: <study>.db here."),
-]
-StudyName = Annotated[str | None, typer.Option("--study", help="Study name; default: the space's name.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+app.command()(init.init)
+app.add_typer(export.app, name="export")
 
 
 def main() -> None:
     """Entry point: one clear line for every expected error, and its exit code."""
     try:
         code = app(standalone_mode=False)  # without standalone mode a command's exit code is returned, not raised
-        _show(lambda: None)
+        show(lambda: None)
     except TunerError as exc:
-        _say(str(exc))
+        say(str(exc))
         sys.exit(exc.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted")
+        say("interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except Exception as exc:
         if not hasattr(exc, "format_message"):
             raise
-        _say(exc.format_message())
+        say(exc.format_message())
         sys.exit(UsageError.exit_code)
     sys.exit(code if isinstance(code, int) else EXIT_OK)
-
-
-def _say(text: str) -> None:
-    """Tell something on stderr; nobody reading it any more changes nothing."""
-    with suppress(BrokenPipeError):
-        for line in text.splitlines():
-            if line:
-                print(f"tuner: {line}", file=sys.stderr)
-
-
-def _show(write: Callable[[], None]) -> None:
-    """Print results on stdout. A reader that has gone (`| head`) is no fault, and the exit code stays."""
-    try:
-        write()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version(show: bool) -> None:  # noqa: FBT001 - typer's callback form
@@ -98,43 +73,20 @@ def validate(file: Annotated[str, typer.Argument(help="Space file.")], as_json: 
 
     try:
         space = open_space(file)
-        points = evaluate(space, _counting("checking points"))
+        points = evaluate(space, counting("checking points"))
         complete_seeds(points, seeds_of(space))
     except SpaceError as exc:
         if as_json:
-            _print_json({"valid": False, "problems": [vars(p) for p in exc.problems]})
+            print_json({"valid": False, "problems": [vars(p) for p in exc.problems]})
             raise typer.Exit(exc.exit_code) from exc
         raise
     if as_json:
-        _print_json({"valid": True, "space": space.name, "points": points.total, "valid_points": len(points.valid)})
+        print_json({"valid": True, "space": space.name, "points": points.total, "valid_points": len(points.valid)})
     else:
-        _show(lambda: print(f"{file}: valid; {len(points.valid):,} of {points.total:,} points can be tried"))
+        show(lambda: print(f"{file}: valid; {len(points.valid):,} of {points.total:,} points can be tried"))
 
 
-@app.command()
-def plan(
-    space: Space,
-    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Trials to forecast.")] = None,
-    memory: Annotated[bool, typer.Option("--memory", help="Show the memory arithmetic.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show what a search would do: valid points, rejections by rule, memory fit, hours and money."""
-    from tuner.launch.spaces import open_space
-    from tuner.report.plan import plan_json, print_plan
-    from tuner.study.assemble import Where, problem_of
-    from tuner.study.forecast import forecast
-    from tuner.study.points import evaluate
-    from tuner.trial.spec import Deadlines
-
-    opened = open_space(space)
-    points = evaluate(opened, _counting("checking points"))
-    problem = problem_of(points, name=opened.name, where=Where(simulated=False), trials=trials, deadlines=Deadlines())
-    expected = forecast(points, problem)
-    if as_json:
-        _print_json(plan_json(points, expected, arithmetic=memory))
-    else:
-        _show(lambda: print_plan(points, expected, sys.stdout, arithmetic=memory, seeds=problem.seeds))
-
+app.command()(plan.plan)
 
 Positive = Annotated[int | None, typer.Option(min=1)]
 
@@ -168,7 +120,7 @@ def predict(
     hardware = Hardware(architecture, accelerator, gpus, precision, tp, dp, attn_dp, ep, speculation_steps)
     doc = prediction(space, sets or [], hardware, traffic)
     if as_json:
-        _print_json(doc)
+        print_json(doc)
     else:
         from tuner.report.predict import print_prediction
 
@@ -201,7 +153,7 @@ def search(
     stop_when_converged: Annotated[
         bool, typer.Option("--stop-when-converged", help="End when little further gain is expected (prior-gp).")
     ] = False,
-    log_format: Annotated[str, typer.Option("--log-format", help="Progress on stderr: text or json.")] = "text",
+    log_format: Annotated[str, typer.Option("--log-format", help="Progress on stderr: auto (a live view on a terminal), text or json.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Search, or resume: the same command goes on with its study until the total is reached."""
@@ -228,100 +180,21 @@ def search(
         stop_when_converged=stop_when_converged,
     )
     try:
-        outcome, summary = run_search(request, sys.stderr, _counting("checking points"))
+        outcome, summary = run_search(request, sys.stderr, counting("checking points"))
     except KeyboardInterrupt:  # before the first trial, or after the last
-        _say("interrupted; run the same command to go on")
+        say("interrupted; run the same command to go on")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if as_json:
-        _print_json(summary.as_json() | {"exit_reason": outcome.exit_reason, "message": outcome.message})
+        print_json(summary.as_json() | {"exit_reason": outcome.exit_reason, "message": outcome.message})
     else:
         from tuner.report.table import print_summary
 
-        _show(lambda: print_summary(summary, sys.stdout))
-    _say(outcome.message)
+        show(lambda: print_summary(summary, sys.stdout))
+    say(outcome.message)
     raise typer.Exit(outcome.exit_code)
 
 
-@app.command()
-def status(
-    space: Annotated[str | None, typer.Option("--space", help="Space file the study was made from.")] = None,
-    study: StudyName = None,
-    storage: Storage = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show a study from its database alone."""
-    from tuner.compose import study_and_storage
-    from tuner.report.table import print_summary
-    from tuner.study.summary import read_summary
-
-    name, url = study_and_storage(space, study, storage)
-    summary = read_summary(url, name)
-    if as_json:
-        _print_json(summary.as_json())
-    else:
-        _show(lambda: print_summary(summary, sys.stdout))
-
-
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write; default: stdout.")]
-Rank = Annotated[int, typer.Option("--rank", min=1, help="1 is the best; 2 the next.")]
-AllowSimulated = Annotated[bool, typer.Option("--allow-simulated", help="Export a simulated result, stamped.")]
-Force = Annotated[bool, typer.Option("--force", help="Export an unconfirmed result, stamped.")]
-
-
-def _export(kind: str, space: str, study: str | None, storage: str | None, output: Path | None, **how: Any) -> None:
-    from tuner.compose import export_text
-
-    text = export_text(kind, space, study, storage, **how)
-    if output is None:
-        _show(lambda: print(text, end=""))
-        return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as exc:
-        raise UsageError(f"{output}: cannot be written: {exc.strerror}") from exc
-    _say(f"wrote {output}")
-
-
-@export_app.command()
-def helm(
-    space: Space,
-    study: StudyName = None,
-    storage: Storage = None,
-    output: Output = None,
-    rank: Rank = 1,
-    allow_simulated: AllowSimulated = False,
-    force: Force = False,
-) -> None:
-    """Helm values for the chart in k8s/chart."""
-    _export("helm", space, study, storage, output, rank=rank, allow_simulated=allow_simulated, force=force)
-
-
-@export_app.command()
-def manifest(
-    space: Space,
-    study: StudyName = None,
-    storage: Storage = None,
-    output: Output = None,
-    rank: Rank = 1,
-    allow_simulated: AllowSimulated = False,
-    force: Force = False,
-) -> None:
-    """Plain Kubernetes objects."""
-    _export("manifest", space, study, storage, output, rank=rank, allow_simulated=allow_simulated, force=force)
-
-
-@export_app.command()
-def command(
-    space: Space,
-    study: StudyName = None,
-    storage: Storage = None,
-    output: Output = None,
-    rank: Rank = 1,
-    allow_simulated: AllowSimulated = False,
-    force: Force = False,
-) -> None:
-    """The launch command as a shell script."""
-    _export("command", space, study, storage, output, rank=rank, allow_simulated=allow_simulated, force=force)
+app.command()(status.status)
 
 
 @app.command(
@@ -363,28 +236,15 @@ def probe(
     if selftest:
         document, code = run_selftest(sys.stdout if not as_json else sys.stderr)
         if as_json:
-            _print_json(document)
+            print_json(document)
         raise typer.Exit(code)
     request = probe_request(
         url, input_tokens, output_tokens, rate, concurrency, ttft_p95, find_capacity=find_capacity, model=model,
         cached_fraction=cached_fraction, duration_s=duration, arrivals=arrivals, seed=seed, records=records,
     )  # fmt: skip
-    answer = run_probe(request, _say)
+    answer = run_probe(request, say)
     if as_json:
-        _print_json(answer.document)
+        print_json(answer.document)
     else:
-        _show(lambda: print_probe(answer.document, sys.stdout))
+        show(lambda: print_probe(answer.document, sys.stdout))
     raise typer.Exit(answer.exit_code)
-
-
-def _counting(what: str) -> Any:
-    from tuner.report.counting import Counting
-
-    return Counting(sys.stderr, what)
-
-
-def _print_json(doc: Any) -> None:
-    import json
-
-    text = json.dumps(doc, indent=2, sort_keys=True, allow_nan=False)
-    _show(lambda: print(text))

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
-from tuner.report.words import STOPPED, money, seconds
+from tuner.report.words import STOPPED, money, seconds, several
 from tuner.study.events import (
+    Closing,
     ConfirmEnded,
     ConfirmStarted,
     Event,
+    Ledger,
     PoolClosed,
     SearchStopped,
     StopOffered,
@@ -21,8 +23,8 @@ from tuner.study.events import (
     TrialStarted,
 )
 
-STAGE_EVERY_S = 5.0
-"""A trial's stages change every few seconds: so often at most is one told."""
+STAGE_EVERY_S = 30.0
+"""A trial's stages change every few seconds: so long after its start, and after each told one, the next is told."""
 
 
 class ProgressLines:
@@ -45,6 +47,7 @@ class ProgressLines:
             how = f"resumed with {event.counted} trials" if event.resumed else "new"
             return f"study {event.study} ({how})"
         if isinstance(event, TrialStarted):
+            self._last_stage_s[event.trial_id] = self._now_s()
             return self._started(event)
         if isinstance(event, TrialStage):
             return self._stage(event)
@@ -59,6 +62,10 @@ class ProgressLines:
             )
         if isinstance(event, SearchStopped):
             return f"searching ends after {event.counted} trials: {STOPPED[event.why]}"
+        if isinstance(event, Ledger):
+            return None
+        if isinstance(event, Closing):
+            return f"interrupted: ending {several(event.running, 'running trial')}" if event.running else None
         if isinstance(event, ConfirmStarted):
             return (
                 f"confirming candidate {event.rank} at {event.rate_req_per_s:.3g} req/s, {event.repeats} runs: "
@@ -78,7 +85,7 @@ class ProgressLines:
 
     def _stage(self, event: TrialStage) -> str | None:
         now = self._now_s()
-        if now - self._last_stage_s.get(event.trial_id, -STAGE_EVERY_S) < STAGE_EVERY_S:
+        if now - self._last_stage_s.get(event.trial_id, float("-inf")) < STAGE_EVERY_S:
             return None
         self._last_stage_s[event.trial_id] = now
         return f"{_name(event.number, event.confirmation)}: {event.text}"

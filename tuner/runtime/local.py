@@ -29,6 +29,7 @@ from tuner.runtime.runner_process import (
     lives,
     remove,
 )
+from tuner.runtime.stages import level_text
 from tuner.trial.result import Failure, TrialResult
 from tuner.trial.spec import TrialSpec
 
@@ -220,7 +221,7 @@ class LocalRuntime:
         elif line.kind == "level":
             level = Level(**line.value)
             run.levels.append(level)
-            self._notices.append(Stage(run.spec.id, _describe(level)))
+            self._notices.append(Stage(run.spec.id, level_text(level)))
         elif line.kind == "result":
             with suppress(ValueError, TypeError, KeyError):  # a torn line: the same as no result
                 run.result = TrialResult.from_json(line.value)
@@ -311,9 +312,3 @@ def _longest_s(spec: TrialSpec) -> float:
     load_s = spec.confirm.duration_s if spec.confirm else deadlines.probe_s
     before_s = deadlines.memory_free_s + deadlines.ready_s
     return before_s + deadlines.first_token_s + load_s + deadlines.stop_s + _OVERDUE_S
-
-
-def _describe(level: Level) -> str:
-    rate = f"{level.rate_req_per_s:.2f} req/s" if level.rate_req_per_s is not None else f"{level.concurrency} at once"
-    p95 = f"p95 {level.ttft_p95_s:.2f} s" if level.ttft_p95_s is not None else "too many without a token"
-    return f"level {rate}: {p95}, {level.verdict}"

@@ -14,9 +14,11 @@ from datetime import UTC, datetime
 
 from tuner.errors import RuntimeUnusable
 from tuner.runtime.protocol import Runtime
-from tuner.study import budget, confirm, retry, sampler
+from tuner.study import budget, confirm, endings, retry, sampler
+from tuner.study.bulletin import Bulletin
 from tuner.study.converged import expected_gain
 from tuner.study.events import (
+    Closing,
     ConfirmEnded,
     ConfirmStarted,
     Event,
@@ -32,6 +34,7 @@ from tuner.study.events import (
 from tuner.study.floor import Flight, Floor
 from tuner.study.history import PastTrial, counted, measured_by_cost
 from tuner.study.incumbent import by_posterior
+from tuner.study.ledger import ledger
 from tuner.study.lock import Ownership
 from tuner.study.opening import EXIT_REASON, STOPPED_BY, open_confirmations, open_study
 from tuner.study.problem import Problem
@@ -39,7 +42,6 @@ from tuner.study.record import Pick, Recorder
 from tuner.study.starter import Starter
 from tuner.study.storage import Storage, open_storage
 from tuner.study.writer import OnWrite, Writer
-from tuner.trial.result import Failure, TrialResult
 from tuner.trial.spec import Confirm, TrialSpec
 
 _LOST_ATTEMPTS = 5  # a trial that vanished this often with its controller is told lost instead of begun again
@@ -106,9 +108,10 @@ class _Search:
         self._method = method
         self._retries = retries
         self._poll_s = poll_s
-        self._emit: OnEvent = on_event or (lambda _event: None)
+        self._on_event: OnEvent = on_event or (lambda _event: None)
         self._floor = Floor(runtime, self._emit)
         self._opened = open_study(problem, storage, owner, write, simulated=runtime.simulated, seed=seed)
+        self._bulletin = Bulletin(self._opened.study, owner)
         self._trials = self._opened.trials
         self._confirmations = open_confirmations(problem, storage, write, create=False)
         self._starter = Starter(problem, self._trials, self._floor, self._opened.uid, self._opened.seed)
@@ -118,6 +121,10 @@ class _Search:
         self.stop_when_converged = False
         self._offered = False
 
+    def _emit(self, event: Event) -> None:
+        self._bulletin.note(event)
+        self._on_event(event)
+
     # --- the session
 
     def run(self) -> SearchOutcome:
@@ -126,6 +133,7 @@ class _Search:
             self._try_configurations()
             reason, message = self._confirm()
         except KeyboardInterrupt:
+            self._emit(Closing(len(self._floor.flights)))
             self._runtime.close()
             return self._end("interrupted", "interrupted; run the same command to go on")
         except RuntimeUnusable as exc:
@@ -185,9 +193,11 @@ class _Search:
                 self._runtime.release(trial.spec["id"])
         self._note(EXIT_REASON, None)
         self._note_session()
+        self._bulletin.slots = sum(self._runtime.slots(pool) for pool in self._problem.pools)
         self._emit(
             StudyOpened(self._problem.name, self._opened.uid, self._opened.resumed, counted(self._trials.history()))
         )
+        self._tell_ledger()
         for trial_id, (recorder, trial) in running.items():
             self._take_up(recorder, trial, gone=fates.get(trial_id, "gone") == "gone")
 
@@ -195,7 +205,7 @@ class _Search:
         assert trial.spec is not None
         spec = TrialSpec.from_json(trial.spec)
         if gone and spec.attempt >= _LOST_ATTEMPTS:
-            recorder.finish(trial.number, spec, _lost(spec))
+            recorder.finish(trial.number, spec, endings.lost(spec))
             return
         if gone:
             spec = replace(spec, attempt=spec.attempt + 1)
@@ -276,6 +286,12 @@ class _Search:
         attrs[f"{budget.SESSION}{self._owner.epoch}"] = {"wall_s": self._runtime.now_s() - self._started_s}
         return budget.used(history, self._confirmed(), attrs)
 
+    def _tell_ledger(self) -> None:
+        history, confirmed = self._trials.history(), self._confirmed()
+        plan = self._problem.confirm, self._problem.limits.as_json()
+        used, slots = self._used(history), self._bulletin.slots
+        self._emit(ledger(self._problem.budget, *plan, used, history, confirmed, slots))
+
     def _confirmed(self) -> list[PastTrial]:
         return self._confirmations.history() if self._confirmations else []
 
@@ -283,11 +299,13 @@ class _Search:
 
     def _collect(self) -> None:
         """Wait for the runtime and record what ended."""
+        self._bulletin.write_when_due()
         ended = self._floor.collect(self._poll_s)
         if ended:
             self._note_session()
         for flight, trial in ended:
             self._emit(self._ended(flight, trial))
+            self._tell_ledger()
             if not flight.confirmation:
                 self._offer_stop()
 
@@ -322,7 +340,7 @@ class _Search:
         history = self._trials.history()
         ranked = by_posterior(self._problem, history)
         if not ranked:
-            return _nothing_measured(history, self._stopped_by)
+            return endings.nothing_measured(history, self._stopped_by)
         step = confirm.Step()
         while True:
             step, former = self._next_step(ranked), step
@@ -380,16 +398,3 @@ class _Search:
             rate = self._confirmation(step.candidate).rate_req_per_s
             repeats = self._problem.confirm.repeats
             self._emit(ConfirmStarted(self._starter.config(step.candidate), step.rank, rate, repeats))
-
-
-def _lost(spec: TrialSpec) -> TrialResult:
-    message = f"vanished without a result in {spec.attempt} attempts, each time with its controller or node"
-    return TrialResult(spec.id, "failed", failure=Failure("infrastructure", "lost", message), simulated=spec.simulated)
-
-
-def _nothing_measured(history: list[PastTrial], stopped_by: StoppedBy | None) -> tuple[ExitReason, str]:
-    if counted(history):
-        return "nothing_feasible", "no configuration tried meets the limits"
-    if stopped_by == "space_exhausted":
-        return "no_confirmed_winner", "no trial gave a usable measurement"
-    return "budget", f"the {stopped_by} budget ended before any trial told something"
