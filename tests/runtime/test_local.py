@@ -14,6 +14,7 @@ import pytest
 from support.trials import a_spec, alive, read_pids, wait_for
 
 from tuner.errors import RuntimeUnusable
+from tuner.runtime import deadlines
 from tuner.runtime import local as local_module
 from tuner.runtime.local import LocalRuntime
 from tuner.runtime.protocol import Ended, Stage
@@ -133,7 +134,7 @@ def test_lines_of_a_runner_become_stages_levels_and_a_partial_result(make, tmp_p
 
 
 def test_a_runner_that_hangs_beyond_all_deadlines_is_ended(make, monkeypatch):
-    monkeypatch.setattr(local_module, "_OVERDUE_S", -1e9)
+    monkeypatch.setattr(deadlines, "OVERDUE_S", -1e9)
     runtime = make()
     runtime.start(a_spec("--never-ready"))
     assert "hung far beyond" in ended(runtime).failure.message

@@ -28,6 +28,10 @@ POOL = """\
     autoscale: {wait: 20m}
     image_pull_secrets: [s]
     priority_class: low
+    context: east
+    namespace: ml
+    queue: batch
+    files: {config_map: prompts}
     billing: node
     env: {A: "1"}
     args: {watchdog-timeout: 1800}
@@ -61,6 +65,10 @@ def changed(folder, old, new):
         ("wait: 20m", "wait: 5m"),
         ("image_pull_secrets: [s]", "image_pull_secrets: [t]"),
         ("priority_class: low", "priority_class: high"),
+        ("context: east", "context: west"),
+        ("namespace: ml", "namespace: other"),
+        ("queue: batch", "queue: night"),
+        ("files: {config_map: prompts}", "files: {pvc: traces}"),
         ("name: small", "name: other"),
         ("why: because", "why: for another reason"),
         ("rules:\n", "rules:\n  - {id: w, warn: layout.tp == 8, why: mind it}\n"),

@@ -5,7 +5,6 @@ The values are the one source of every export: the manifest and the launch comma
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -14,28 +13,15 @@ from typing import Any
 from tuner.errors import UsageError
 from tuner.export.document import dump, header
 from tuner.export.secret import refuse_secrets
-from tuner.export.target import Target, Vendor, Volume
+from tuner.export.target import Target, Volume
 from tuner.export.winner import Figures, Winner
 from tuner.launch.argv import plumbing
 from tuner.launch.dialect import dialect
+from tuner.launch.pod import SECURITY_CONTEXT, image_key
 
 _GPUS_PER_NODE = 8  # one replica is one pod on one node; several nodes per replica are out of scope
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-# The least that works; more stands in the chart's values.yaml. seccomp: AMD lifts it for memory mapping
-# (https://rocm.docs.amd.com/projects/install-on-linux/en/latest/how-to/docker.html); SYS_PTRACE and the group video
-# (44 on Debian and Ubuntu): sglang's docker line for AMD GPUs. The render group's number differs from node to node.
-_SECURITY_CONTEXT: Mapping[Vendor, Mapping[str, Any]] = {
-    "amd": {
-        "pod": {"supplementalGroups": [44], "seccompProfile": {"type": "Unconfined"}},
-        "container": {"capabilities": {"add": ["SYS_PTRACE"]}},
-    },
-    "nvidia": {
-        "pod": {"seccompProfile": {"type": "RuntimeDefault"}},
-        "container": {"allowPrivilegeEscalation": False},
-    },
-}
 
 
 def helm_values(winner: Winner, target: Target) -> dict[str, Any]:
@@ -60,7 +46,7 @@ def helm_values(winner: Winner, target: Target) -> dict[str, Any]:
         "shmSize": f"{target.shm_gib}Gi",
         "modelCache": _volume(target.model_cache),
         "compileCache": _compile_cache(target.compile_cache, winner),
-        "securityContext": json.loads(json.dumps(_SECURITY_CONTEXT[target.vendor])),
+        "securityContext": json.loads(json.dumps(SECURITY_CONTEXT[target.vendor])),
         "resources": _resources(target),
         "provenance": _provenance(winner),
     }
@@ -119,10 +105,7 @@ def _compile_cache(volume: Volume | None, winner: Winner) -> dict[str, str]:
     """Kernels compiled by one image must not meet another: a folder per digest (or per tag, where there is none)."""
     if volume is None:
         return {}
-    image = pinned(winner.image, winner.image_digest)
-    _, _, digest = image.rpartition("@sha256:")
-    key = digest if "@sha256:" in image else hashlib.sha256(image.encode()).hexdigest()
-    return {**_volume(volume), "subPath": key[:12]}
+    return {**_volume(volume), "subPath": image_key(pinned(winner.image, winner.image_digest))}
 
 
 def _resources(target: Target) -> dict[str, str]:

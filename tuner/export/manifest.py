@@ -14,6 +14,7 @@ from typing import Any
 from tuner.errors import UsageError
 from tuner.export.chart import chart_defaults, merged
 from tuner.export.document import dump, header
+from tuner.launch.pod import SHM_PATH, literal
 
 Object = dict[str, Any]
 
@@ -36,11 +37,6 @@ def to_manifest(values: Mapping[str, Any], *, name: str, namespace: str = "") ->
     """The objects as YAML, under the same comment as the values file."""
     objects = manifest_objects(values, name=name, namespace=namespace)
     return header(values, "Kubernetes objects: kubectl apply -f THIS_FILE") + dump(*objects)
-
-
-def literal(text: str) -> str:
-    """A string the container gets as it stands: Kubernetes would expand $(NAME) and halve $$."""
-    return text.replace("$", "$$")
 
 
 def _selector(name: str) -> dict[str, str]:
@@ -169,7 +165,7 @@ def _resources(gpu: Mapping[str, Any], resources: Mapping[str, str]) -> Object:
 
 def _mounts(values: Mapping[str, Any]) -> list[Object]:
     model, kernels = values["modelCache"], values["compileCache"]
-    mounts: list[Object] = [{"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 - a mount point, not a temporary file
+    mounts: list[Object] = [{"name": "shm", "mountPath": SHM_PATH}]
     if _is_given(model):
         mounts.append({"name": "model-cache", "mountPath": model["mountPath"], "readOnly": True})
     if _is_given(kernels):

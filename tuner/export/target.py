@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-Vendor = Literal["amd", "nvidia"]
+from tuner.launch.pod import Vendor
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def screen(view: View, width: int, height: int, now_s: float, *, ascii_only: boo
     running = _running(view, width, left - 3, now_s)
     left -= len(running) + 1
     lines = [*top, *running, (), *notices, *_verdicts(view, width, left)]
-    return lines[:height]
+    return [_clipped(line, width) for line in lines[:height]]
 
 
 def text_of(line: Line) -> str:
@@ -211,6 +211,16 @@ def _detail(event: TrialEnded) -> str:
 
 
 # --- text
+
+
+def _clipped(line: Line, width: int) -> Line:
+    """The line's first columns: the last resort on a terminal narrower than what cannot be wrapped."""
+    pieces: list[Piece] = []
+    room = width
+    for text, style in line:
+        pieces.append((text[:room], style))
+        room -= len(pieces[-1][0])
+    return tuple(pieces)
 
 
 def _cut(text: str, width: int) -> str:

@@ -105,7 +105,7 @@ def _told(view: View, event: PoolClosed | StopOffered | SearchStopped | Closing 
     """What changes the phase, or is worth a line until something else is."""
     if isinstance(event, ConfirmStarted):
         runs = f"{event.repeats} runs" if event.repeats > 1 else "1 run"
-        return replace(view, phase=f"confirming candidate {event.rank} at {event.rate_req_per_s:.3g} req/s, {runs}")
+        return replace(view, phase=f"confirming candidate {event.rank}, {runs}")
     if isinstance(event, Closing):
         trials = "1 running trial" if event.running == 1 else f"{event.running} running trials"
         return replace(view, phase=f"interrupted: ending {trials}")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tuner.errors import RuntimeUnusable
 from tuner.probe.measurement import Level
+from tuner.runtime.deadlines import longest_s
 from tuner.runtime.gpus import GpuLocks, choose, present_gpus, visible_variable
 from tuner.runtime.protocol import Ended, Fate, Notice, Stage
 from tuner.runtime.runner_process import (
@@ -34,8 +35,6 @@ from tuner.trial.result import Failure, TrialResult
 from tuner.trial.spec import TrialSpec
 
 _OWNER_NAME = "study-uid"
-# A runner keeps its own deadlines; this much beyond their sum it hangs.
-_OVERDUE_S = 1800.0
 
 
 @dataclass(slots=True)
@@ -253,7 +252,7 @@ class LocalRuntime:
 
     def _end_overdue(self) -> None:
         for run in list(self._runs.values()):
-            if run.process is not None and time.monotonic() - run.started_s > _longest_s(run.spec):
+            if run.process is not None and time.monotonic() - run.started_s > longest_s(run.spec):
                 run.process.tell_to_stop()
                 self._conclude(run, "it hung far beyond all its deadlines and was ended")
 
@@ -305,10 +304,3 @@ class LocalRuntime:
         if run is None:
             return "gone"
         return "finished" if run.ended else "running"
-
-
-def _longest_s(spec: TrialSpec) -> float:
-    deadlines = spec.deadlines
-    load_s = spec.confirm.duration_s if spec.confirm else deadlines.probe_s
-    before_s = deadlines.memory_free_s + deadlines.ready_s
-    return before_s + deadlines.first_token_s + load_s + deadlines.stop_s + _OVERDUE_S

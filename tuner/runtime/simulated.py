@@ -102,7 +102,7 @@ class SimulatedRuntime:
 def _stage(result: TrialResult, lasted_s: float) -> str:
     """Where it stands when its virtual time is about to be over."""
     last = f"{level_text(result.levels[-1])}; " if result.levels else ""
-    return f"{last}{lasted_s / 60:.0f} min of virtual time"
+    return f"{last}{lasted_s / 60:.0f} min virtual"
 
 
 def simulate(spec: TrialSpec, world: int) -> tuple[TrialResult, float]:

@@ -67,6 +67,21 @@ class Volume(Model):
         return self
 
 
+class Files(Model):
+    """Where the user's own files (prompts, traces) lie; trials see them read-only."""
+
+    pvc: Text | None = None
+    host_path: Text | None = None
+    secret: Text | None = None
+    config_map: Text | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Files:
+        if [self.pvc, self.host_path, self.secret, self.config_map].count(None) != 3:
+            raise ValueError("give exactly one of pvc, host_path, secret and config_map")
+        return self
+
+
 class Pool(Model):
     """One kind of node, its price, and what every trial on it needs."""
 
@@ -83,8 +98,14 @@ class Pool(Model):
     tolerations: list[dict[str, Any]] = Field(default_factory=list)
     image_pull_secrets: list[Text] = Field(default_factory=list)
     priority_class: Text | None = None
+    context: Annotated[Text, Field(description="kubeconfig context of the pool's cluster")] | None = None
+    namespace: Annotated[str, Field(pattern=NAME, max_length=63, description="where its trials run")] | None = None
+    queue: (
+        Annotated[str, Field(pattern=NAME, max_length=63, description="Kueue LocalQueue that admits trials")] | None
+    ) = None
     model_cache: Volume | None = None
     compile_cache: Volume | None = None
+    files: Files | None = None
     pod_patch: dict[str, Any] = Field(default_factory=dict)
     env: Env = Field(default_factory=dict)
     args: Flags = Field(default_factory=dict)

@@ -31,6 +31,10 @@ NOT_MEASURED_OF_POOL = (
     "priority_class",
     "model_cache",
     "compile_cache",
+    "files",
+    "context",
+    "namespace",
+    "queue",
 )
 
 
