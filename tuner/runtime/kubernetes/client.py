@@ -1,0 +1,290 @@
+"""The few requests trials need of an API server, over the official client: authentication, TLS and proxies are its.
+
+Objects go in and come out as the plain JSON of the wire: the generated models cost a hundred megabytes and drop what a
+newer server says. Every request has a timeout, nothing is retried here. Knows no trial and judges no answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import UsageError
+from tuner.space.nearest import did_you_mean
+
+Json = dict[str, Any]
+
+CONNECT_S = 5.0
+READ_S = 30.0
+"""A list of a few hundred pods takes well under a second; beyond this the server is as good as down."""
+
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+class ApiError(Exception):
+    """A request that failed. `status` None: nobody answered. `reason` and `message` are the API's own words."""
+
+    def __init__(self, status: int | None, reason: str, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(f"{status} {reason}: {message}" if status else message)
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class Cluster:
+    """One namespace of one cluster. `on_call` is told right before and right after each request that changes something."""
+
+    def __init__(self, api: Any, namespace: str, on_call: Callable[[str], None] | None = None) -> None:
+        self._api = api
+        self.namespace = namespace
+        self._on_call = on_call or (lambda _said: None)
+        self._ahead = timedelta()
+
+    @property
+    def server(self) -> str:
+        """The API server's address."""
+        return str(self._api.configuration.host)
+
+    def now(self) -> datetime:
+        """The server's clock, by which its objects are stamped: this machine's may be minutes off."""
+        return datetime.now(UTC) + self._ahead
+
+    # --- jobs and pods
+
+    def list_trials(self, selector: str) -> tuple[list[Json], list[Json]]:
+        """The Jobs and the Pods that a label selector finds, one request each."""
+        return self.list_jobs(selector), self.list_pods(selector)
+
+    def list_jobs(self, selector: str) -> list[Json]:
+        return self._items(f"{self._batch}/jobs", labelSelector=selector)
+
+    def list_pods(self, selector: str) -> list[Json]:
+        return self._items(f"{self._core}/pods", labelSelector=selector)
+
+    def read_job(self, name: str) -> Json:
+        return self._json("GET", f"{self._batch}/jobs/{name}")
+
+    def create_job(self, manifest: Mapping[str, Any], *, dry_run: bool = False) -> Json:
+        """Create it; the server refuses keys it does not know. A dry run changes nothing."""
+        name = manifest["metadata"]["name"]
+        query = {"fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
+        say = None if dry_run else f"create {name}"
+        return self._json("POST", f"{self._batch}/jobs", query, dict(manifest), say=say)
+
+    def delete_job(self, name: str, uid: str) -> None:
+        """Delete this very Job and then its Pods; one that is gone, or another one of the name, is left alone.
+
+        The API's own default would leave the Pods running and their GPUs taken.
+        """
+        options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        self._change("DELETE", f"{self._batch}/jobs/{name}", options, "application/json", f"delete {name}")
+
+    def remove_finalizer(self, pod: Mapping[str, Any], finalizer: str) -> None:
+        """Let the Pod go; one that is gone is left alone."""
+        meta = pod["metadata"]
+        # By value, not by place in the list: the job controller removes its own finalizer at the same time.
+        patch = {"metadata": {"uid": meta["uid"], "$deleteFromPrimitiveList/finalizers": [finalizer]}}
+        merge = "application/strategic-merge-patch+json"
+        self._change("PATCH", f"{self._core}/pods/{meta['name']}", patch, merge, f"free {meta['name']}")
+
+    def pod_log(self, pod: str, container: str) -> str:
+        path = f"{self._core}/pods/{pod}/log"
+        return self._request("GET", path, {"container": container}).decode(errors="replace")
+
+    # --- what surrounds them
+
+    def events(self, uid: str) -> list[Json]:
+        """Events about one object."""
+        return self._items(f"{self._core}/events", fieldSelector=f"involvedObject.uid={uid}")
+
+    def nodes(self) -> list[Json]:
+        return self._items("/api/v1/nodes")
+
+    def can_i(self, verb: str, resource: str, group: str = "", *, subresource: str = "", everywhere: bool = False) -> bool:
+        """Whether the server would allow it, in this namespace or `everywhere`."""
+        attributes = {"verb": verb, "resource": resource, "group": group, "subresource": subresource}
+        if not everywhere:
+            attributes["namespace"] = self.namespace
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        answer = self._json("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", None, body)
+        return bool(answer.get("status", {}).get("allowed"))
+
+    def get(self, path: str) -> Json:
+        """Any other object by its path, such as `/version`."""
+        return self._json("GET", path)
+
+    # --- requests
+
+    @property
+    def _batch(self) -> str:
+        return f"/apis/batch/v1/namespaces/{self.namespace}"
+
+    @property
+    def _core(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}"
+
+    def _items(self, path: str, **query: str) -> list[Json]:
+        items: list[Json] = self._json("GET", path, query).get("items") or []
+        return items
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Json | None = None,
+        *,
+        say: str | None = None,
+    ) -> Json:
+        data = self._request(method, path, query, body, say=say)
+        try:
+            document: Json = json.loads(data)
+        except ValueError as error:
+            raise ApiError(None, "NotJson", f"{self.server} does not answer like an API server") from error
+        return document
+
+    def _change(self, method: str, path: str, body: Json, content_type: str, say: str) -> None:
+        """Gone (404), or replaced by another of the same name (409 of a precondition), is as good as done."""
+        try:
+            self._request(method, path, None, body, content_type=content_type, say=say)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Json | None = None,
+        *,
+        content_type: str = "application/json",
+        say: str | None = None,
+    ) -> bytes:
+        if say:
+            self._on_call(f"before {say}")
+        data = self._send(method, path, dict(query or {}), body, content_type)
+        if say:
+            self._on_call(f"after {say}")
+        return data
+
+    def _send(self, method: str, path: str, query: dict[str, str], body: Json | None, content_type: str) -> bytes:
+        from kubernetes.client.exceptions import OpenApiException
+        from urllib3.exceptions import HTTPError
+
+        headers = {"Accept": "application/json", **({"Content-Type": content_type} if body else {})}
+        try:
+            request = self._api.param_serialize(
+                method, path, None, list(query.items()), headers, body, auth_settings=["BearerToken"]
+            )
+            answer = self._api.call_api(*request, _request_timeout=(CONNECT_S, READ_S))
+            data: bytes = answer.read()
+        except (HTTPError, OSError, OpenApiException) as error:
+            raise ApiError(None, "Unreachable", f"no answer from {self.server}: {_innermost(error)}") from error
+        self._set_clock(answer.getheader("Date"))
+        if answer.status >= 300:
+            raise _refusal(answer.status, data, answer.getheader("Retry-After"))
+        return data
+
+    def _set_clock(self, date: str | None) -> None:
+        try:
+            self._ahead = parsedate_to_datetime(date or "") - datetime.now(UTC)
+        except (ValueError, TypeError):  # no date: our own clock has to do
+            return
+
+
+def _innermost(error: BaseException) -> str:
+    """`Connection refused` rather than three lines of wrappers around it."""
+    cause: object = getattr(error, "reason", None) or error
+    return " ".join(str(cause).rpartition(">: ")[2].split()) or type(error).__name__
+
+
+def _refusal(status: int, data: bytes, retry_after: str | None) -> ApiError:
+    try:
+        document = json.loads(data)
+        reason, message = str(document.get("reason") or ""), str(document.get("message") or "")
+    except (ValueError, AttributeError):
+        reason, message = "", data[:300].decode(errors="replace").strip()
+    wait_s = float(retry_after) if retry_after and retry_after.isdigit() else None
+    return ApiError(status, reason, message, wait_s)
+
+
+# --- where the cluster is
+
+
+def kubeconfig() -> str:
+    """The files kubectl would read."""
+    return os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+
+
+def connect(context: str | None, namespace: str | None, on_call: Callable[[str], None] | None = None) -> Cluster:
+    """The cluster of a kubeconfig context; None: the current one, or the one this process runs in.
+
+    `namespace` None is the context's own, or this pod's own. Sends nothing yet.
+
+    Raises:
+        UsageError: no kubeconfig, no such context, or one that cannot be used.
+    """
+    from kubernetes import config
+    from kubernetes.client import ApiClient, Configuration
+
+    settings = Configuration()
+    try:
+        if _inside(context):
+            config.load_incluster_config(client_configuration=settings)
+            own = _own_namespace()
+        else:
+            chosen = _context(context)
+            own = str((chosen.get("context") or {}).get("namespace") or "default")
+            config.load_kube_config(kubeconfig(), chosen["name"], client_configuration=settings, persist_config=False)
+    except UsageError:
+        raise
+    except Exception as error:  # a kubeconfig of others: the client lets out what its parsers raise
+        raise UsageError(f"kubeconfig {kubeconfig()}: context {context or 'current'} cannot be used: {error}") from error
+    settings.retries = False
+    return Cluster(ApiClient(settings), namespace or own, on_call)
+
+
+def _inside(context: str | None) -> bool:
+    """In a pod, unless a kubeconfig is asked for."""
+    return (
+        context is None
+        and "KUBECONFIG" not in os.environ
+        and "KUBERNETES_SERVICE_HOST" in os.environ
+        and (_SERVICE_ACCOUNT / "token").exists()
+    )
+
+
+def _own_namespace() -> str:
+    try:
+        return (_SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip() or "default"
+    except OSError:
+        return "default"
+
+
+def _context(wanted: str | None) -> Json:
+    from kubernetes import config
+
+    try:
+        contexts, current = config.list_kube_config_contexts(kubeconfig())
+    except config.ConfigException as error:
+        raise UsageError(
+            f"no usable kubeconfig at {kubeconfig()}: {error}; set KUBECONFIG, or try --runtime simulated"
+        ) from error
+    if wanted is None:
+        return dict(current)
+    for found in contexts:
+        if found["name"] == wanted:
+            return dict(found)
+    names = [str(found["name"]) for found in contexts]
+    raise UsageError(f"context {wanted}: not in {kubeconfig()} ({', '.join(names)}){did_you_mean(wanted, names)}")
