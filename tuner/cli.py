@@ -153,7 +153,9 @@ def search(
     stop_when_converged: Annotated[
         bool, typer.Option("--stop-when-converged", help="End when little further gain is expected (prior-gp).")
     ] = False,
-    log_format: Annotated[str, typer.Option("--log-format", help="Progress on stderr: auto (a live view on a terminal), text or json.")] = "auto",
+    log_format: Annotated[
+        str, typer.Option("--log-format", help="Progress on stderr: auto (a live view on a terminal), text or json.")
+    ] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Search, or resume: the same command goes on with its study until the total is reached."""

@@ -281,24 +281,6 @@ def study_and_storage(space: str | None, study: str | None, storage: str | None)
     return None, f"sqlite:///{found[0]}"
 
 
-def watch_study(storage_url: str, study: str | None, out: TextIO) -> None:
-    """Show a study until its search ends.
-
-    Raises:
-        UsageError: no such database or study.
-    """
-    from tuner.report.watch import watch
-    from tuner.study.replay import replay, replay_or_none
-    from tuner.study.storage import open_storage
-
-    storage = open_storage(storage_url, must_exist=True)
-    try:
-        name = replay(storage, study).study
-        watch(lambda: replay_or_none(storage, name), out)
-    finally:
-        storage.close()
-
-
 def export_text(
     kind: str,
     space_name: str,

@@ -105,7 +105,9 @@ def test_the_screen_at_200_columns_has_one_line_for_each_trial():
     (loading,) = [line for line in lines if line.startswith("trial 20")]
     assert "loading weights 43 %" in loading
     assert loading.endswith("max-running-requests=64")
-    assert "mi355x tp8 max-running-requests=128 mem-fraction-static=0.84 speculation=off weights=fp8" in "\n".join(lines)
+    assert "mi355x tp8 max-running-requests=128 mem-fraction-static=0.84 speculation=off weights=fp8" in "\n".join(
+        lines
+    )
 
 
 @given(width=st.integers(20, 250), height=st.integers(8, 60), running=st.integers(0, 12), simulated=st.booleans())

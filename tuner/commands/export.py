@@ -69,9 +69,7 @@ def command(
     force: Force = False,
 ) -> None:
     """The launch command as a shell script."""
-    _export(
-        "command", space, study, storage, output, rank=rank, allow_simulated=allow_simulated, force=force
-    )
+    _export("command", space, study, storage, output, rank=rank, allow_simulated=allow_simulated, force=force)
 
 
 @app.command()
@@ -85,6 +83,4 @@ def config(
     force: Force = False,
 ) -> None:
     """The YAML file of `sglang serve --config FILE`."""
-    _export(
-        "config", space, study, storage, output, rank=rank, allow_simulated=allow_simulated, force=force
-    )
+    _export("config", space, study, storage, output, rank=rank, allow_simulated=allow_simulated, force=force)

@@ -20,9 +20,9 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show a study from its database alone: what runs, what is best, what it cost."""
-    from tuner.compose import study_and_storage, watch_study
+    from tuner.compose import study_and_storage
     from tuner.report.table import print_summary
-    from tuner.report.watch import print_running
+    from tuner.report.watch import print_running, watch_study
     from tuner.study.summary import read_summary
 
     if watch and as_json:

@@ -68,7 +68,9 @@ def _groups(args: Sequence[str]) -> list[Group]:
         elif groups:
             groups[-1].append(arg)
         else:
-            raise UsageError(f"{arg!r} stands before any flag; a configuration file cannot carry it, use export command")
+            raise UsageError(
+                f"{arg!r} stands before any flag; a configuration file cannot carry it, use export command"
+            )
     names = [group[0] for group in groups]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or any("=" in name for name in names):

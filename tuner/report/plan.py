@@ -5,7 +5,7 @@ Every figure here is a prediction and says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -26,10 +26,11 @@ TOP = 10
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What beside the plan itself is wanted: the memory arithmetic, what serving a rate takes."""
+    """What beside the plan itself is wanted: the memory arithmetic, what serving a rate takes, rendered Jobs."""
 
     arithmetic: bool = False
     target_req_per_s: float | None = None
+    jobs: Sequence[Mapping[str, Any]] = ()
 
 
 def best_by_kind(points: Points) -> list[Point]:
@@ -111,6 +112,8 @@ def plan_json(points: Points, forecast: Forecast, asked: Asked) -> dict[str, Any
     }
     if asked.arithmetic:
         doc["memory_arithmetic"] = dict(memory_arithmetic(points))
+    if asked.jobs:
+        doc["jobs"] = list(asked.jobs)
     if asked.target_req_per_s is not None:
         doc["capacity"] = {
             "target_req_per_s": asked.target_req_per_s,

@@ -195,7 +195,9 @@ def _verdict(event: TrialEnded, width: int) -> list[Line]:
         word, style = "new best", "good"
     name = _name(event.number, confirmation=event.confirmation)
     indent = INDENT + 10
-    texts = textwrap.wrap(_detail(event), max(10, width - indent), max_lines=2, placeholder=" …", break_on_hyphens=False) or [""]
+    texts = textwrap.wrap(
+        _detail(event), max(10, width - indent), max_lines=2, placeholder=" …", break_on_hyphens=False
+    ) or [""]
     first: Line = ((f"{name:{INDENT}}", ""), (f"{word:10}", style), (texts[0], ""))
     return [first, *(((" " * indent + text, ""),) for text in texts[1:])]
 
@@ -229,5 +231,7 @@ def _cut(text: str, width: int) -> str:
 
 def _wrapped(name: str, text: str, width: int, style: str, *, most: int) -> list[Line]:
     """A name at the left and the text beside it, over at most so many lines."""
-    texts = textwrap.wrap(text, max(10, width - INDENT), max_lines=most, placeholder=" …", break_on_hyphens=False) or [""]
+    texts = textwrap.wrap(text, max(10, width - INDENT), max_lines=most, placeholder=" …", break_on_hyphens=False) or [
+        ""
+    ]
     return [((f"{name if i == 0 else '':{INDENT}}", ""), (part, style)) for i, part in enumerate(texts)]

@@ -15,7 +15,7 @@ from tuner.report.live import LiveView, wants_view
 from tuner.report.screen import screen, text_of
 from tuner.report.view import View, seen
 from tuner.report.words import duration
-from tuner.study.replay import Replay, replay
+from tuner.study.replay import Replay, replay, replay_or_none
 from tuner.study.storage import open_storage
 
 EVERY_S = 5.0
@@ -64,6 +64,20 @@ def watch(
             _redraw(read, out, sleep, now_s)
         else:
             _repeat(read, out, sleep, now_s)
+
+
+def watch_study(storage_url: str, study: str | None, out: TextIO) -> None:
+    """Show a study until its search ends.
+
+    Raises:
+        UsageError: no such database or study.
+    """
+    storage = open_storage(storage_url, must_exist=True)
+    try:
+        name = replay(storage, study).study
+        watch(lambda: replay_or_none(storage, name), out)
+    finally:
+        storage.close()
 
 
 def print_running(storage_url: str, study: str | None, out: TextIO) -> None:

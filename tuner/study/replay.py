@@ -62,7 +62,9 @@ def replay(storage: Storage, study_name: str | None = None) -> Replay:
     attrs, trials = study.user_attrs, read_history(study)
     runs = read_history(again) if again else []
     board = posted(attrs)
-    told = _told(study, trials, board, confirmation=False) + (_told(again, runs, board, confirmation=True) if again else [])
+    told = _told(study, trials, board, confirmation=False) + (
+        _told(again, runs, board, confirmation=True) if again else []
+    )
     opened: list[tuple[float, Event]] = [(0.0, StudyOpened(name, str(attrs.get("uid", "")), True, counted(trials)))]
     book: list[tuple[float, Event]] = [(board.at or 0.0, _ledger(attrs, trials, runs, board.slots))]
     ended = sorted((e for e in told if isinstance(e[1], TrialEnded)), key=lambda e: e[0])[-ENDED_SHOWN:]
