@@ -173,7 +173,7 @@ def test_the_phase_follows_the_events(event, phase):
     ("event", "words"),
     [
         (ConfirmEnded(BEST, 1, holds=True), "confirmed"),
-        (ConfirmEnded(BEST, 1, holds=False), "refuted by its confirmation"),
+        (ConfirmEnded(BEST, 1, holds=False), "refuted"),
         (ConfirmEnded(BEST, 1, holds=False, undecided=True), "not confirmed yet"),
         (ConfirmEnded(OTHER, 1, holds=True), "not confirmed yet"),
     ],

@@ -48,8 +48,8 @@ def init(
     """Write a commented space file for a model and a pool; it validates at once."""
     from dataclasses import replace
 
-    from tuner.preparing import pools_of_cluster, valid_draft
     from tuner.model.catalogue import accelerators, architectures
+    from tuner.preparing import pools_of_cluster, valid_draft
     from tuner.report.draft import Draft, DraftPool, known_checkpoint, known_image
 
     if output is not None and output.exists() and not force:
@@ -61,8 +61,16 @@ def init(
         pools = _only(pools_of_cluster(context, say), accelerator)
     else:
         pools = [DraftPool(_one_of("--accelerator", accelerator, accelerators()))]
-    given = {"image": image, "usd_per_gpu_hour": price, "nodes": nodes, "gpus_per_node": gpus_per_node}
-    pools = [replace(pool, **{k: v for k, v in given.items() if v is not None}) for pool in pools]
+    pools = [
+        replace(
+            pool,
+            image=image,
+            usd_per_gpu_hour=price,
+            nodes=nodes or pool.nodes,
+            gpus_per_node=gpus_per_node or pool.gpus_per_node,
+        )
+        for pool in pools
+    ]
     pools = [p if p.image or known_image(p.accelerator) else replace(p, image=_asked("--image", p)) for p in pools]
     if checkpoint is None and known_checkpoint(chosen) is None:
         checkpoint = _answer("--checkpoint", f"FP8 weights of {chosen} (a repository or a path)")
@@ -111,7 +119,11 @@ def _asked(option: str, pool: DraftPool) -> str:
 
 def _answer(option: str, question: str) -> str:
     """Ask on a terminal; elsewhere a missing option is an error."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not _terminal():
         raise UsageError(f"say with {option}: {question}")
     answer: str = typer.prompt(question, err=True)
     return answer.strip()
+
+
+def _terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()

@@ -29,9 +29,9 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what a search would do: valid points, rejections by rule, memory fit, hours and money."""
-    from tuner.preparing import job_documents
     from tuner.export.document import dump
     from tuner.launch.spaces import open_space
+    from tuner.preparing import job_documents
     from tuner.report.plan import Asked, plan_json, print_plan
     from tuner.study.assemble import Where, problem_of
     from tuner.study.forecast import forecast

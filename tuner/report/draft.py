@@ -159,7 +159,7 @@ def _workload(wanted: Draft) -> Iterator[str]:
     tokens_in, out, cached = (
         wanted.workload.get(k, v) for k, v in (("input", 20000), ("output", 1000), ("cached", 0.6))
     )
-    yield "workload:                                     # CHECK: your traffic; capacity depends on it more than on anything"
+    yield "workload:                                     # CHECK: your traffic; capacity depends on it most"
     yield _noted(f"  input_tokens: {tokens_in:g}", "a number, {uniform: [a, b]} or {lognormal: {...}}")
     yield f"  output_tokens: {out:g}"
     yield _noted(f"  cached_fraction: {cached:g}", "share of the input that is a shared prefix")
@@ -217,7 +217,7 @@ def _rules(wanted: Draft) -> list[str]:
     """The shipped rules of these accelerators; where several pools meet, each holds for its own."""
     if wanted.architecture != _REFERENCE_MODEL or wanted.checkpoint is not None:
         return []
-    lines = []
+    lines: list[str] = []
     for pool in wanted.pools:
         for rule in _recipe(pool.accelerator).get("rules", []):
             lines += _rule(rule, pool.accelerator if len(wanted.pools) > 1 else "")

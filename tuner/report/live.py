@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TextIO
+from typing import Self, TextIO
 
 from rich.console import Console, ConsoleOptions
 from rich.live import Live
@@ -80,10 +80,11 @@ class LiveView:
         return self._drawing.view
 
     def show(self, view: View) -> None:
-        """Draw another view from now on."""
+        """Draw another view, now and from now on."""
         self._drawing.view = view
+        self._live.refresh()
 
-    def __enter__(self) -> LiveView:
+    def __enter__(self) -> Self:
         self._live.start(refresh=True)
         return self
 

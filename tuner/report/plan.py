@@ -169,18 +169,17 @@ def forecast_line(forecast: Forecast) -> str:
 
 def forecast_sums(forecast: Forecast) -> list[str]:
     """How the forecast comes about."""
-    parts = forecast.parts
-    gpus, price = forecast.gpus, forecast.usd_per_hour
     trying_h = forecast.trials * forecast.trial_s / 3600
     confirming_h = forecast.confirmations * forecast.confirm_s / 3600
+    together = f"{trying_h + confirming_h:.1f} node-hours"
+    terms = " + ".join(f"{name} {duration(term_s)}" for name, term_s in forecast.parts)
+    hours = f"{trying_h:.1f} h of trials + {confirming_h:.1f} h of confirmations"
+    gpus, price = f"{forecast.gpus:.3g} GPUs a trial", f"{money(forecast.usd_per_hour)} an hour"
     return [
-        f"a trial: {' + '.join(f'{name} {duration(s)}' for name, s in parts)} = {duration(forecast.trial_s)} "
-        "(mean of the cheaper half by prediction)",
+        f"a trial: {terms} = {duration(forecast.trial_s)} (mean of the cheaper half by prediction)",
         f"a confirmation run: {duration(forecast.confirm_s)}",
-        f"{trying_h:.1f} h of trials + {confirming_h:.1f} h of confirmations = {trying_h + confirming_h:.1f} node-hours; "
-        f"over {several(forecast.nodes, 'node')} {duration(forecast.wall_s)}",
-        f"x {gpus:.3g} GPUs a trial = {forecast.gpu_hours:,.0f} GPU-hours; x {money(price)} an hour = "
-        f"{money(forecast.usd)}",
+        f"{hours} = {together}; over {several(forecast.nodes, 'node')} {duration(forecast.wall_s)}",
+        f"x {gpus} = {forecast.gpu_hours:,.0f} GPU-hours; x {price} = {money(forecast.usd)}",
     ]
 
 

@@ -43,9 +43,6 @@ class ProgressLines:
                 print(line, file=self._stream, flush=True)
 
     def _line(self, event: Event) -> str | None:
-        if isinstance(event, StudyOpened):
-            how = f"resumed with {event.counted} trials" if event.resumed else "new"
-            return f"study {event.study} ({how})"
         if isinstance(event, TrialStarted):
             self._last_stage_s[event.trial_id] = self._now_s()
             return self._started(event)
@@ -53,28 +50,7 @@ class ProgressLines:
             return self._stage(event)
         if isinstance(event, TrialEnded):
             return self._ended(event)
-        if isinstance(event, PoolClosed):
-            return f"pool {event.pool} is closed for now: {event.reason}"
-        if isinstance(event, StopOffered):
-            return (
-                f"after {event.counted} trials one more is expected to save {event.expected_gain:.1%} at most, by the "
-                "sampler's own figures; Ctrl-C and --stop-when-converged ends the search here"
-            )
-        if isinstance(event, SearchStopped):
-            return f"searching ends after {event.counted} trials: {STOPPED[event.why]}"
-        if isinstance(event, Ledger):
-            return None
-        if isinstance(event, Closing):
-            return f"interrupted: ending {several(event.running, 'running trial')}" if event.running else None
-        if isinstance(event, ConfirmStarted):
-            return (
-                f"confirming candidate {event.rank} at {event.rate_req_per_s:.3g} req/s, {event.repeats} runs: "
-                f"{event.config.describe()}"
-            )
-        assert isinstance(event, ConfirmEnded)
-        if event.undecided:
-            return f"candidate {event.rank} could not be measured again: next"
-        return f"candidate {event.rank} {'holds the limits' if event.holds else 'does not hold: next'}"
+        return None if isinstance(event, Ledger) else _told(event)
 
     def _started(self, event: TrialStarted) -> str | None:
         if event.confirmation and not event.adopted:
@@ -100,6 +76,34 @@ class ProgressLines:
 
 def _name(number: int, confirmation: bool) -> str:  # noqa: FBT001 - a field of every event, passed on
     return f"{'confirmation' if confirmation else 'trial'} {number}"
+
+
+def _told(
+    event: StudyOpened | PoolClosed | StopOffered | SearchStopped | Closing | ConfirmStarted | ConfirmEnded,
+) -> str | None:
+    """The line of an event that belongs to no trial."""
+    if isinstance(event, StudyOpened):
+        how = f"resumed with {event.counted} trials" if event.resumed else "new"
+        return f"study {event.study} ({how})"
+    if isinstance(event, PoolClosed):
+        return f"pool {event.pool} is closed for now: {event.reason}"
+    if isinstance(event, StopOffered):
+        return (
+            f"after {event.counted} trials one more is expected to save {event.expected_gain:.1%} at most, by the "
+            "sampler's own figures; Ctrl-C and --stop-when-converged ends the search here"
+        )
+    if isinstance(event, SearchStopped):
+        return f"searching ends after {event.counted} trials: {STOPPED[event.why]}"
+    if isinstance(event, Closing):
+        return f"interrupted: ending {several(event.running, 'running trial')}" if event.running else None
+    if isinstance(event, ConfirmStarted):
+        return (
+            f"confirming candidate {event.rank} at {event.rate_req_per_s:.3g} req/s, {event.repeats} runs: "
+            f"{event.config.describe()}"
+        )
+    if event.undecided:
+        return f"candidate {event.rank} could not be measured again: next"
+    return f"candidate {event.rank} {'holds the limits' if event.holds else 'does not hold: next'}"
 
 
 def verdict(event: TrialEnded) -> str:

@@ -73,14 +73,19 @@ def _amounts(view: View, now_s: float) -> list[tuple[str, float, float | None, f
     book = view.ledger
     if book is None:
         return []
-    used, ahead, limit = book.used, book.expected, book.budget
-    wall_s = used.wall_s + (max(0.0, now_s - view.ledger_s) if view.live and not view.simulated else 0.0)
+    used, limit = book.used, book.budget
+    running_s = max(0.0, now_s - view.ledger_s) if view.live and not view.simulated else 0.0
+    wall_s = used.wall_s + running_s
+    ahead: tuple[float | None, ...] = (None,) * 4
+    if book.expected is not None:
+        end = book.expected
+        ahead = (end.trials, max(wall_s, end.wall_s) / 3600, end.gpu_hours, end.usd)
     hours = None if limit.wall_s is None else limit.wall_s / 3600
     return [
-        ("trials", used.trials, ahead and ahead.trials, limit.trials),
-        ("hours", wall_s / 3600, ahead and max(wall_s, ahead.wall_s) / 3600, hours),
-        ("GPU-hours", used.gpu_hours, ahead and ahead.gpu_hours, limit.gpu_hours),
-        ("USD", used.usd, ahead and ahead.usd, limit.usd),
+        ("trials", used.trials, ahead[0], limit.trials),
+        ("hours", wall_s / 3600, ahead[1], hours),
+        ("GPU-hours", used.gpu_hours, ahead[2], limit.gpu_hours),
+        ("USD", used.usd, ahead[3], limit.usd),
     ]
 
 
@@ -127,7 +132,7 @@ def _best(view: View, width: int) -> list[Line]:
 def _standing(view: View, best: Best) -> str:
     if best.config.fingerprint == view.confirmed:
         return "confirmed"
-    return "refuted by its confirmation" if best.config.fingerprint in view.refuted else "not confirmed yet"
+    return "refuted" if best.config.fingerprint in view.refuted else "not confirmed yet"
 
 
 def _against_limit(best: Best, book: Ledger) -> str:

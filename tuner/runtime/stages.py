@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tuner.trial.result import Level
+from tuner.probe.measurement import Level
 
 
 def level_text(level: Level) -> str:

@@ -1,4 +1,4 @@
-"""A study in its database as the events a watcher of the search would have seen: what runs, what ended last, the ledger.
+"""A study in its database as the events a watcher of its search would have seen: what runs, what ended last.
 
 So that `tuner status` and the running search show the same. Reads; never writes.
 """

@@ -110,8 +110,7 @@ class FakeCluster:
             "clusters": [{"name": "fake", "cluster": {"server": self.server.url}}],
             "users": [{"name": "me", "user": user}],
             "contexts": [
-                {"name": name, "context": {"cluster": "fake", "user": "me", "namespace": namespace}}
-                for name in contexts
+                {"name": name, "context": {"cluster": "fake", "user": "me", "namespace": namespace}} for name in contexts
             ],
         }
         path.write_text(yaml.safe_dump(document))

@@ -256,9 +256,7 @@ def _owner(pod: Json) -> str:
 
 def _complete(status: Json) -> None:
     status.update(active=0, ready=0, terminating=0, succeeded=1, completionTime=stamp())
-    set_condition(
-        status, "SuccessCriteriaMet", "True", "CompletionsReached", "Reached expected number of succeeded pods"
-    )
+    set_condition(status, "SuccessCriteriaMet", "True", "CompletionsReached", "Reached expected number of succeeded pods")
     set_condition(status, "Complete", "True", "CompletionsReached", "Reached expected number of succeeded pods")
 
 
@@ -285,9 +283,7 @@ def _tolerated(taint: Json, tolerations: list[Json]) -> bool:
 
 
 def _affine(spec: Json, node: Json) -> bool:
-    required = (spec.get("affinity", {}).get("nodeAffinity") or {}).get(
-        "requiredDuringSchedulingIgnoredDuringExecution"
-    )
+    required = (spec.get("affinity", {}).get("nodeAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution")
     if not required:
         return True
     labels = {**node["metadata"].get("labels", {}), "metadata.name": node["metadata"]["name"]}
@@ -309,9 +305,7 @@ def _expressed(expression: Json, labels: Json) -> bool:
 
 def _apart(spec: Json, here: list[Json]) -> bool:
     """Required anti-affinity between pods on one node."""
-    terms = (spec.get("affinity", {}).get("podAntiAffinity") or {}).get(
-        "requiredDuringSchedulingIgnoredDuringExecution"
-    )
+    terms = (spec.get("affinity", {}).get("podAntiAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution")
     for term in terms or []:
         selector = term.get("labelSelector") or {}
         wanted = [{"key": k, "operator": "In", "values": [v]} for k, v in selector.get("matchLabels", {}).items()]

@@ -108,9 +108,7 @@ class Kubelet:
         self.dead_nodes.add(node)
 
         def silent(held: Json) -> None:
-            set_condition(
-                held["status"], "Ready", "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status."
-            )
+            set_condition(held["status"], "Ready", "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status.")
             held["status"]["silentSince"] = time.time()
 
         self.store.update("nodes", "", node, silent)
@@ -141,9 +139,7 @@ class Kubelet:
         spec = pod["spec"]["containers"][0]
         if problem := self._pull_problem(spec["image"]):
             container.tried_s = time.monotonic()
-            self._wait(
-                pod, problem, f'Back-off pulling image "{spec["image"]}": ErrImagePull: {spec["image"]}: not found'
-            )
+            self._wait(pod, problem, f'Back-off pulling image "{spec["image"]}": ErrImagePull: {spec["image"]}: not found')
             return
         for volume in pod["spec"].get("volumes", []):
             if "secret" in volume and self._missing("secrets", pod, volume["secret"]["secretName"]):

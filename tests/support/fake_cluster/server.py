@@ -151,9 +151,7 @@ class Api:
             limit = quota["spec"]["hard"].get("count/jobs.batch")
             used = len(self.store.list("jobs", namespace))
             if limit is not None and used >= int(limit):
-                held = (
-                    f"requested: count/jobs.batch=1, used: count/jobs.batch={used}, limited: count/jobs.batch={limit}"
-                )
+                held = f"requested: count/jobs.batch=1, used: count/jobs.batch={used}, limited: count/jobs.batch={limit}"
                 who = quota["metadata"]["name"]
                 raise Refused(403, "Forbidden", f'jobs.batch "{name}" is forbidden: exceeded quota: {who}, {held}')
 

@@ -123,9 +123,7 @@ class Store:
             held = self._held(kind, namespace, name)
             if uid is not None and held["metadata"]["uid"] != uid:
                 message = f"the UID in the precondition ({uid}) does not match the UID in record"
-                raise Refused(
-                    409, "Conflict", f'Operation cannot be fulfilled on {qualified(kind)} "{name}": {message}'
-                )
+                raise Refused(409, "Conflict", f'Operation cannot be fulfilled on {qualified(kind)} "{name}": {message}')
             if kind == "jobs":
                 self._delete_job(held, propagation)
             elif kind == "pods":

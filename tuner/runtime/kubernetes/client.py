@@ -106,9 +106,7 @@ class Cluster:
     def nodes(self) -> list[Json]:
         return self._items("/api/v1/nodes")
 
-    def can_i(
-        self, verb: str, resource: str, group: str = "", *, subresource: str = "", everywhere: bool = False
-    ) -> bool:
+    def can_i(self, verb: str, resource: str, group: str = "", *, subresource: str = "", everywhere: bool = False) -> bool:
         """Whether the server would allow it, in this namespace or `everywhere`."""
         attributes = {"verb": verb, "resource": resource, "group": group, "subresource": subresource}
         if not everywhere:
@@ -252,9 +250,7 @@ def connect(context: str | None, namespace: str | None, on_call: Callable[[str],
     except UsageError:
         raise
     except Exception as error:  # a kubeconfig of others: the client lets out what its parsers raise
-        raise UsageError(
-            f"kubeconfig {kubeconfig()}: context {context or 'current'} cannot be used: {error}"
-        ) from error
+        raise UsageError(f"kubeconfig {kubeconfig()}: context {context or 'current'} cannot be used: {error}") from error
     settings.retries = False
     return Cluster(ApiClient(settings), namespace or own, on_call)
 
