@@ -27,7 +27,7 @@ RUN_ELSEWHERE = {
         "tests/test_cli_preparing.py", '"--from-cluster"'
     ),
     "tuner status --study glm52-mi355x --watch": ("tests/test_docs.py", 'tuner("status", "--study", "demo", "--watch")'),
-    "export TUNER_STORAGE=postgresql+psycopg://tuner@db.example/tuner": ("tests/support/postgres.py", "postgresql+psycopg"),
+    "export TUNER_STORAGE=postgresql+psycopg://tuner@db.example/tuner": ("tests/support/postgres.py", "postgresql"),
 }  # fmt: skip
 """What needs hardware, a cluster, a database server or minutes of both cores."""
 
@@ -63,9 +63,8 @@ def commands(page):
     """Every line of a page's shell blocks that starts a program of ours, of make or of a cluster."""
     blocks = re.findall(r"^```sh\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    words = (shlex.split(line, comments=True) for line in lines if not line.startswith("#"))
-    known = ("tuner", "make", "helm", "kubectl", "docker", "pip", "export")
-    return [" ".join(w) for w in words if w and w[0] in known]
+    known = ("tuner ", "make ", "helm ", "kubectl ", "docker ", "pip ", "export ")
+    return [" ".join(shlex.split(line, comments=True)) for line in lines if line.startswith(known)]
 
 
 def listed(page):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
-from support.problems import a_config
+from support.fake_runtime import FakeCluster
+from support.problems import a_config, a_problem, measured
 
 from tuner.study.budget import Used, expected
 from tuner.study.bulletin import BULLETIN, EVERY_S, Bulletin, posted
 from tuner.study.events import Closing, TrialEnded, TrialStage, TrialStarted
 from tuner.study.lock import OwnershipLost
 from tuner.study.problem import Budget, ConfirmPlan
+from tuner.study.replay import replay
+from tuner.study.search import search
+from tuner.study.storage import open_storage
 
 CONFIG = a_config()
 
@@ -101,3 +105,24 @@ def test_a_study_without_one_has_an_empty_one():
 @pytest.mark.parametrize("limits", [Budget(), Budget(trials=5)])
 def test_nothing_is_foretold_before_a_trial_ended_or_without_a_budget(limits):
     assert expected(limits, Used(), [], [], ConfirmPlan(), 1) is None
+
+
+@pytest.mark.postgres
+def test_another_machine_sees_the_running_search_through_postgresql(postgres_url):
+    seen = []
+    runtime = FakeCluster(measured, slots={"mi355x": 2}).controller()
+
+    def look():
+        storage = open_storage(postgres_url)
+        try:
+            seen.append(replay(storage, "watched"))
+        finally:
+            storage.close()
+
+    runtime.on_poll = look
+    problem = a_problem(name="watched", budget=Budget(trials=2), confirm=ConfirmPlan(top=0))
+    search(problem, postgres_url, runtime, poll_s=1e4)
+    stages = [event.text for _, event in seen[0].events if isinstance(event, TrialStage)]
+    assert stages == ["starting", "starting"]
+    assert seen[0].written_at is not None
+    assert seen[0].exit_reason is None
