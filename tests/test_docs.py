@@ -26,7 +26,9 @@ RUN_ELSEWHERE = {
     "tuner init --model glm-5.2 --from-cluster --output my-space.yaml": (
         "tests/test_cli_preparing.py", '"--from-cluster"'
     ),
-    "tuner status --study glm52-mi355x --watch": ("tests/test_docs.py", 'tuner("status", "--study", "demo", "--watch")'),
+    "tuner status --study glm52-mi355x --watch": (
+        "tests/test_docs.py", 'tuner("status", "--study", "demo", "--watch")'
+    ),
     "export TUNER_STORAGE=postgresql+psycopg://tuner@db.example/tuner": ("tests/support/postgres.py", "postgresql"),
 }  # fmt: skip
 """What needs hardware, a cluster, a database server or minutes of both cores."""
@@ -79,7 +81,6 @@ def test_every_command_of_a_page_is_run_by_someone(page):
 def test_nobody_is_named_for_a_command_that_is_in_no_page():
     there = {command for page in PAGES for command in commands(page)}
     assert not set(RUN_ELSEWHERE) - there
-    # `search --runtime local` brings a study into being here by the simulated engine.
     assert not set(MINE) - there
 
 

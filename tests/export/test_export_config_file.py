@@ -17,7 +17,7 @@ from tuner.launch.parse import parse_argv
 
 
 def as_sglang_reads_it(text, command):
-    """sglang's own merging: `true` is the bare flag, a list many values, everything else `--key str(value)`."""
+    """Sglang's own merging: `true` is the bare flag, a list many values, everything else `--key str(value)`."""
     argv = []
     for key, value in yaml.safe_load(text).items():
         values = [] if value is True else value if isinstance(value, list) else [value]

@@ -1,4 +1,4 @@
-"""The view on a terminal and from a database: drawn where it can be redrawn, lines elsewhere, the terminal left clean."""
+"""The view on a terminal and from a database: drawn where it can be redrawn, else lines; the terminal left clean."""
 
 from __future__ import annotations
 

@@ -29,5 +29,8 @@ def test_the_page_is_current():
 def test_types_and_defaults_are_those_of_the_schema():
     page = reference()
     assert "| `gpus_per_node` | whole number | `8` | GPUs of a node |" in page
-    assert "| `billing` | `node`, `gpu` | `\"node\"` |" in page
-    assert "| `input_tokens` | whole number or `{uniform: [a, b]}` or `{lognormal: {...}}` |  | length of prompts |" in page
+    assert '| `billing` | `node`, `gpu` | `"node"` |' in page
+    assert (
+        "| `input_tokens` | whole number or `{uniform: [a, b]}` or `{lognormal: {...}}` |  | length of prompts |"
+        in page
+    )

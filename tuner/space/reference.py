@@ -123,7 +123,7 @@ MEANINGS: Mapping[str, str] = {
     "files.secret": "a Secret",
     "workload.input_tokens": "length of prompts",
     "workload.output_tokens": "length of answers",
-    "workload.cached_fraction": "share of a prompt that is a shared prefix; made, then verified in the engine's answers",
+    "workload.cached_fraction": "share of a prompt that is a shared prefix; made, then verified",
     "workload.prefix_groups": "so many different shared prefixes; moves capacity noticeably",
     "workload.arrivals": "how requests arrive",
     "workload.endpoint": "the API that is loaded; `chat` is required while speculation is searched",
@@ -237,11 +237,11 @@ def _type(field: Doc) -> str:
         return " or ".join(dict.fromkeys(_type(o) for o in options if o.get("type") != "null"))
     kind = field.get("type", "any")
     if isinstance(kind, list):
-        return " or ".join(_NAMES.get(k, k) for k in kind if k != "null")
+        return " or ".join(_NAMES.get(str(k), str(k)) for k in kind if k != "null")
     if kind == "array":
         inner = _type(field["items"]) if "items" in field else "any"
         return f"list of {inner}"
-    return _NAMES.get(kind, kind)
+    return _NAMES.get(str(kind), str(kind))
 
 
 if __name__ == "__main__":

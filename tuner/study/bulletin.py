@@ -58,7 +58,11 @@ class Bulletin:
         if not self._changed or self.now_s() - self._written_s < EVERY_S:
             return
         self._changed, self._written_s = False, self.now_s()
-        value = {"at": self.at(), "slots": self.slots, "running": {trial_id: dict(entry) for trial_id, entry in self._running.items()}}
+        value = {
+            "at": self.at(),
+            "slots": self.slots,
+            "running": {trial_id: dict(entry) for trial_id, entry in self._running.items()},
+        }
         self.owner.check()
         with suppress(StorageInternalError, sqlalchemy.exc.SQLAlchemyError):
             self.study.set_user_attr(BULLETIN, value)
