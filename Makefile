@@ -34,6 +34,10 @@ format: $(VENV)/.installed-dev
 schema: $(VENV)/.installed-dev
 	$(BIN)/python -m tuner.space.schema > search_spaces/space.schema.json
 
+.PHONY: docs
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m tuner.space.reference > docs/space-file.md
+
 .PHONY: schema-check
 schema-check: $(VENV)/.installed-dev
 	$(BIN)/python -m tuner.space.schema | diff - search_spaces/space.schema.json

@@ -124,7 +124,8 @@ def test_every_tuner_command_of_the_readme_exists_with_its_options():
 def test_every_option_the_readme_mentions_belongs_to_some_command():
     mentioned = set(re.findall(r"`?(--[a-z][a-z-]+)", text_of(ROOT / "README.md")))
     helps = "".join(
-        tuner(*names, "--help").out for names in (["validate"], ["plan"], ["search"], ["status"], ["export", "helm"])
+        tuner(*names, "--help").out
+        for names in (["validate"], ["plan"], ["search"], ["status"], ["export", "helm"], ["init"])
     )
     foreign = {"--job-name", "--gpus", "--exclusive", "--values", "--spec"}
     assert mentioned - foreign <= set(re.findall(r"--[a-z][a-z-]+", helps))

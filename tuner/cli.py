@@ -6,15 +6,16 @@ Results go to stdout, progress to stderr. Exit codes are those of `tuner.errors`
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from tuner import __version__, cli_cluster, cli_doctor, cli_probe
-from tuner.cli_cluster import Stopping
+from tuner import __version__
+from tuner.commands import cluster, doctor, export, init, plan, probe, status
+from tuner.commands.cluster import Stopping
+from tuner.commands.options import AsJson, Context, Namespace, Space, Storage, StudyName
+from tuner.commands.output import counting, print_json, say, show
 from tuner.errors import EXIT_INTERRUPTED, EXIT_OK, TunerError, UsageError
-from tuner.terminal import AsJson, Context, MaybeSpace, Namespace, Space, Storage, StudyName, print_json, say, show
 
 app = typer.Typer(
     name="tuner",
@@ -24,11 +25,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Finds the cheapest sglang launch configuration that still meets a TTFT limit, on your GPUs and your traffic.",
 )
-export_app = typer.Typer(no_args_is_help=True, help="Write the best confirmed configuration for deployment.")
-app.add_typer(export_app, name="export")
-app.command()(cli_probe.probe)
-app.command()(cli_doctor.doctor)
-cli_cluster.register(app)
+app.command()(init.init)
+app.command()(probe.probe)
+app.command()(doctor.doctor)
+app.add_typer(export.app, name="export")
+cluster.register(app)
 
 
 def main() -> None:
@@ -75,7 +76,7 @@ def validate(file: Annotated[str, typer.Argument(help="Space file.")], as_json: 
 
     try:
         space = open_space(file)
-        points = evaluate(space, _counting("checking points"))
+        points = evaluate(space, counting("checking points"))
         complete_seeds(points, seeds_of(space))
     except SpaceError as exc:
         if as_json:
@@ -88,30 +89,7 @@ def validate(file: Annotated[str, typer.Argument(help="Space file.")], as_json: 
         show(lambda: print(f"{file}: valid; {len(points.valid):,} of {points.total:,} points can be tried"))
 
 
-@app.command()
-def plan(
-    space: Space,
-    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Trials to forecast.")] = None,
-    memory: Annotated[bool, typer.Option("--memory", help="Show the memory arithmetic.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show what a search would do: valid points, rejections by rule, memory fit, hours and money."""
-    from tuner.launch.spaces import open_space
-    from tuner.report.plan import plan_json, print_plan
-    from tuner.study.assemble import Where, problem_of
-    from tuner.study.forecast import forecast
-    from tuner.study.points import evaluate
-    from tuner.trial.spec import Deadlines
-
-    opened = open_space(space)
-    points = evaluate(opened, _counting("checking points"))
-    problem = problem_of(points, name=opened.name, where=Where(simulated=False), trials=trials, deadlines=Deadlines())
-    expected = forecast(points, problem)
-    if as_json:
-        print_json(plan_json(points, expected, arithmetic=memory))
-    else:
-        show(lambda: print_plan(points, expected, sys.stdout, arithmetic=memory, seeds=problem.seeds))
-
+app.command()(plan.plan)
 
 Positive = Annotated[int | None, typer.Option(min=1)]
 
@@ -191,7 +169,9 @@ def search(
     stop_when_converged: Annotated[
         bool, typer.Option("--stop-when-converged", help="End when little further gain is expected (prior-gp).")
     ] = False,
-    log_format: Annotated[str, typer.Option("--log-format", help="Progress on stderr: text or json.")] = "text",
+    log_format: Annotated[
+        str, typer.Option("--log-format", help="Progress on stderr: auto (a live view on a terminal), text or json.")
+    ] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Search, or resume: the same command goes on with its study until the total is reached."""
@@ -218,7 +198,7 @@ def search(
         stopping=stopping,
     )
     try:
-        outcome, summary = run_search(request, sys.stderr, _counting("checking points"))
+        outcome, summary = run_search(request, sys.stderr, counting("checking points"))
     except KeyboardInterrupt:  # before the first trial, or after the last
         say("interrupted; run the same command to go on")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -232,86 +212,7 @@ def search(
     raise typer.Exit(outcome.exit_code)
 
 
-@app.command()
-def status(
-    space: MaybeSpace = None,
-    study: StudyName = None,
-    storage: Storage = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show a study from its database alone."""
-    from tuner.compose import study_and_storage
-    from tuner.report.table import print_summary
-    from tuner.study.summary import read_summary
-
-    name, url = study_and_storage(space, study, storage)
-    summary = read_summary(url, name)
-    if as_json:
-        print_json(summary.as_json())
-    else:
-        show(lambda: print_summary(summary, sys.stdout))
-
-
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write; default: stdout.")]
-Rank = Annotated[int, typer.Option("--rank", min=1, help="1 is the best; 2 the next.")]
-AllowSimulated = Annotated[bool, typer.Option("--allow-simulated", help="Export a simulated result, stamped.")]
-Force = Annotated[bool, typer.Option("--force", help="Export an unconfirmed result, stamped.")]
-
-
-def _export(kind: str, space: str, study: str | None, storage: str | None, output: Path | None, **how: Any) -> None:
-    from tuner.compose import export_text
-
-    text = export_text(kind, space, study, storage, **how)
-    if output is None:
-        show(lambda: print(text, end=""))
-        return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as exc:
-        raise UsageError(f"{output}: cannot be written: {exc.strerror}") from exc
-    say(f"wrote {output}")
-
-
-@export_app.command()
-def helm(
-    space: Space,
-    study: StudyName = None,
-    storage: Storage = None,
-    output: Output = None,
-    rank: Rank = 1,
-    allow_simulated: AllowSimulated = False,
-    force: Force = False,
-) -> None:
-    """Helm values for the chart in k8s/chart."""
-    _export("helm", space, study, storage, output, rank=rank, allow_simulated=allow_simulated, force=force)
-
-
-@export_app.command()
-def manifest(
-    space: Space,
-    study: StudyName = None,
-    storage: Storage = None,
-    output: Output = None,
-    rank: Rank = 1,
-    allow_simulated: AllowSimulated = False,
-    force: Force = False,
-) -> None:
-    """Plain Kubernetes objects."""
-    _export("manifest", space, study, storage, output, rank=rank, allow_simulated=allow_simulated, force=force)
-
-
-@export_app.command()
-def command(
-    space: Space,
-    study: StudyName = None,
-    storage: Storage = None,
-    output: Output = None,
-    rank: Rank = 1,
-    allow_simulated: AllowSimulated = False,
-    force: Force = False,
-) -> None:
-    """The launch command as a shell script."""
-    _export("command", space, study, storage, output, rank=rank, allow_simulated=allow_simulated, force=force)
+app.command()(status.status)
 
 
 @app.command(
@@ -323,9 +224,3 @@ def engine(ctx: typer.Context) -> None:
     from tuner.simulator.serve import main as serve
 
     raise typer.Exit(serve(ctx.args))
-
-
-def _counting(what: str) -> Any:
-    from tuner.report.counting import Counting
-
-    return Counting(sys.stderr, what)

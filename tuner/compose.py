@@ -6,7 +6,8 @@ The one place that knows every adapter; decides nothing about trials or configur
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast, get_args
@@ -18,7 +19,7 @@ from tuner.space.space import Space
 if TYPE_CHECKING:
     from tuner.report.case import Hardware, Traffic
     from tuner.runtime.protocol import Runtime
-    from tuner.study.events import SearchOutcome, Stop
+    from tuner.study.events import OnEvent, SearchOutcome, Stop
     from tuner.study.points import Points
     from tuner.study.problem import Problem
     from tuner.study.sampler import Method
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tuner.study.summary import StudySummary
 
 RUNTIMES = ("kubernetes", "local", "simulated", "external")
-LOG_FORMATS = ("text", "json")
+LOG_FORMATS = ("auto", "text", "json")
 SEEDED_FROM_OTHER = 5
 WORLD = 1
 """The simulated hardware differs from the engine model unless `--world 0` says otherwise."""
@@ -61,7 +62,7 @@ class Request:
     external_command: str | None
     new_study: str | None
     seed_from: str | None
-    log_format: str = "text"
+    log_format: str = "auto"
     stop_when_converged: bool = False
     on_cluster: OnCluster = OnCluster()
     stopping: Callable[[], Stop] = lambda: ""
@@ -90,8 +91,6 @@ def run_search(
         RuntimeUnusable: the runtime cannot run anything.
     """
     _check(request)
-    from tuner.report.log import JsonLog
-    from tuner.report.progress import ProgressLines
     from tuner.study.points import evaluate
     from tuner.study.search import search
     from tuner.study.summary import read_summary
@@ -99,19 +98,35 @@ def run_search(
     points = evaluate(request.space, counting)
     problem = _problem(request, points)
     runtime = _runtime(request, problem, progress)
-    lines = ProgressLines(progress, problem.budget.trials)
-    outcome = search(
-        problem,
-        request.storage_url,
-        runtime,
-        sampler=cast("Method", request.sampler),
-        seed=request.seed,
-        on_event=JsonLog(progress, study=problem.name) if request.log_format == "json" else lines,
-        poll_s=1.0,
-        stop_when_converged=request.stop_when_converged,
-        stopping=request.stopping,
-    )
+    with _watching(request, problem, runtime, progress) as on_event:
+        outcome = search(
+            problem,
+            request.storage_url,
+            runtime,
+            sampler=cast("Method", request.sampler),
+            seed=request.seed,
+            on_event=on_event,
+            poll_s=1.0,
+            stop_when_converged=request.stop_when_converged,
+            stopping=request.stopping,
+        )
     return _in_terms_of(request, problem, outcome), read_summary(request.storage_url, problem.name)
+
+
+@contextmanager
+def _watching(request: Request, problem: Problem, runtime: Runtime, progress: TextIO) -> Iterator[OnEvent]:
+    """Who is told of the search: a view on a terminal, lines elsewhere, JSON for collectors."""
+    from tuner.report.live import LiveView, wants_view
+    from tuner.report.log import JsonLog
+    from tuner.report.progress import ProgressLines
+
+    if request.log_format == "json":
+        yield JsonLog(progress, study=problem.name)
+    elif request.log_format == "auto" and wants_view(progress):
+        with LiveView(progress, runtime.simulated) as view:
+            yield view
+    else:
+        yield ProgressLines(progress, problem.budget.trials)
 
 
 def _in_terms_of(request: Request, problem: Problem, outcome: SearchOutcome) -> SearchOutcome:
@@ -345,6 +360,7 @@ def export_text(
     storage: str | None,
     *,
     rank: int,
+    target_rate: float | None = None,
     allow_simulated: bool,
     force: bool,
 ) -> str:
@@ -355,7 +371,8 @@ def export_text(
         UsageError: a simulated or unconfirmed result without the flag that lets it pass.
     """
     from tuner.export.command import to_command
-    from tuner.export.from_study import target_of, winner_of
+    from tuner.export.config_file import to_config_file
+    from tuner.export.from_study import replicas, target_of, winner_of
     from tuner.export.helm import helm_values, to_yaml
     from tuner.export.manifest import to_manifest
     from tuner.export.winner import refusal
@@ -372,7 +389,10 @@ def export_text(
     refused = refusal(winner, allow_simulated=allow_simulated, force=force)
     if refused:
         raise UsageError(refused)
-    values = helm_values(winner, target_of(space, str(winner.config["pool"])))
+    target = replace(target_of(space, str(winner.config["pool"])), replicas=replicas(winner, target_rate))
+    values = helm_values(winner, target)
     if kind == "manifest":
         return to_manifest(values, name=space.name)
+    if kind == "config":
+        return to_config_file(values)
     return to_command(values) if kind == "command" else to_yaml(values)

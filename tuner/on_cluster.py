@@ -19,7 +19,7 @@ from tuner.runtime.kubernetes.booking import digest_of
 from tuner.runtime.kubernetes.client import ApiError, Cluster, connect
 from tuner.runtime.kubernetes.objects import condition, moment, text
 from tuner.runtime.kubernetes.site import Key, Site
-from tuner.runtime.local import describe_level
+from tuner.runtime.stages import level_text
 from tuner.space.space import Space
 from tuner.trial.records import read_records
 
@@ -79,7 +79,7 @@ def readable(log: str) -> list[str]:
 def _told(kind: str, value: Any) -> str:
     if kind == "level":
         with suppress(TypeError):  # another version's
-            return describe_level(Level(**value))
+            return level_text(Level(**value))
     if kind == "result":
         failure = value.get("failure") or {}
         return f"{value.get('state')}: {failure.get('kind', '')} {failure.get('message', '')}".rstrip(": ")

@@ -12,9 +12,13 @@ from tuner.report.counting import Counting
 from tuner.report.log import JsonLog
 from tuner.report.progress import ProgressLines
 from tuner.report.words import differing, duration, money, rate, seconds, several, shared
+from tuner.study.budget import Used
 from tuner.study.events import (
+    Best,
+    Closing,
     ConfirmEnded,
     ConfirmStarted,
+    Ledger,
     PoolClosed,
     SearchStopped,
     StudyOpened,
@@ -22,6 +26,7 @@ from tuner.study.events import (
     TrialStage,
     TrialStarted,
 )
+from tuner.study.problem import Budget
 
 CONFIG = a_config()
 
@@ -82,14 +87,41 @@ def test_a_confirmation_run_is_announced_by_its_candidate_and_not_again():
     assert not out.getvalue()
 
 
-def test_stages_of_one_trial_are_told_at_most_every_five_seconds():
+def test_stages_are_told_half_a_minute_after_the_start_and_after_one_another():
+    """A trial of a few seconds, as on the simulated engine, is two lines: its start and its verdict."""
     out, now = io.StringIO(), [100.0]
     lines = ProgressLines(out, None, now_s=lambda: now[0])
-    for step_s, text in ((0, "a"), (4, "b"), (1.5, "c")):
+    lines(TrialStarted(1, "t1", CONFIG, "confirm", 1, confirmation=True))
+    for step_s, text in ((2, "a"), (29, "b"), (10, "c"), (20.5, "d")):
         now[0] += step_s
         lines(TrialStage(1, "t1", text))
     lines(TrialStage(2, "t2", "x"))
-    assert out.getvalue().splitlines() == ["trial 1: a", "trial 1: c", "trial 2: x"]
+    assert out.getvalue().splitlines() == ["trial 1: b", "trial 1: d", "trial 2: x"]
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (Ledger(Used(), None, Budget(), {}, None), ""),
+        (Closing(0), ""),
+        (Closing(2), "interrupted: ending 2 running trials\n"),
+    ],
+)
+def test_lines_tell_of_the_end_and_leave_the_ledger_to_the_view(event, text):
+    out = io.StringIO()
+    ProgressLines(out, 30)(event)
+    assert text == out.getvalue()
+
+
+def test_json_lines_carry_the_ledger_whole():
+    out = io.StringIO()
+    best = Best(3, CONFIG, 1.5, 2.0, 1.0)
+    JsonLog(out, study="demo")(Ledger(Used(trials=2), Used(trials=9), Budget(trials=9), {"ttft_p95_s": 5.0}, best))
+    line = json.loads(out.getvalue())
+    assert ("ledger", 2, 9, 9) == (
+        line["event"], line["used"]["trials"], line["expected"]["trials"], line["budget"]["trials"]
+    )  # fmt: skip
+    assert CONFIG.as_json() == line["best"]["config"]
 
 
 def test_json_lines_carry_name_time_study_and_fields():

@@ -68,7 +68,8 @@ def header(values: Mapping[str, Any], purpose: str) -> str:
         "",
         f"sglang {origin['engineVersion']}, {origin['model']}, {values['gpu']['count']} GPUs per replica",
         f"Configuration: {origin['config']}",
-        *_figures(origin),
+        *_figures(origin, values.get("replicas", 1)),
+        *_origin(origin),
         *(f"Runner-up, {text}" for text in origin["alternatives"]),
         "",
         "Program, args and env are the trial's own, byte for byte. Plumbing, rendered for this target, no part of it:",
@@ -88,7 +89,15 @@ def _stamps(origin: Mapping[str, Any]) -> list[str]:
     return stamps
 
 
-def _figures(origin: Mapping[str, Any]) -> list[str]:
+def _origin(origin: Mapping[str, Any]) -> list[str]:
+    """Which study and which versions gave the figures, where that is known, and whether they were upheld."""
+    upheld = "upheld by the confirmation runs" if origin["confirmed"] else "not confirmed"
+    known = [f"study uid {origin['uid']}"] if origin.get("uid") else []
+    known += [f"by {origin['versions']}"] if origin.get("versions") else []
+    return [f"  {', '.join([*known, upheld])}"]
+
+
+def _figures(origin: Mapping[str, Any], replicas: int) -> list[str]:
     figures, kind = origin["figures"], "Simulated" if origin["simulated"] else "Measured"
     cost, rate = figures["usd_per_million_output_tokens"], figures["guarded_req_per_s"]
     limits = ", ".join(f"{name} <= {limit:g}" for name, limit in origin["limits"].items()) or "none"
@@ -96,4 +105,5 @@ def _figures(origin: Mapping[str, Any]) -> list[str]:
         f"{kind}: {cost:.4g} USD per million output tokens at {rate:.4g} req/s per replica",
         f"  capacity {figures['capacity_req_per_s']:.4g} req/s, TTFT p95 {figures['ttft_p95_s']:.3g} s,",
         f"  {figures['output_tokens_per_s']:.5g} output tokens/s; limits: {limits}",
+        *([f"  {replicas} replicas serve up to {replicas * rate:.4g} req/s"] if replicas > 1 else []),
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tuner.errors import NothingFeasible, UsageError
 from tuner.export.target import Target, Volume
 from tuner.export.winner import Alternative, Figures, Winner
@@ -39,11 +41,21 @@ def winner_of(summary: study.StudySummary, rank: int) -> Winner:
         figures=_figures(chosen, summary),
         simulated=chosen.simulated,
         confirmed=chosen.confirmed,
+        uid=summary.uid,
+        versions={str(k): str(v) for k, v in (chosen.result.get("versions") or {}).items()},
         alternatives=tuple(
             Alternative(f.trial, f.label, f.usd_per_million_output_tokens or 0.0, f.confirmed)
             for f in ranked[rank : rank + ALTERNATIVES]
         ),
     )
+
+
+def replicas(winner: Winner, target_rate_req_per_s: float | None) -> int:
+    """Replicas that serve a rate, each at its guarded rate; one without a rate."""
+    if target_rate_req_per_s is None:
+        return 1
+    # A rate that is a whole number of replicas must not become one more by rounding.
+    return max(1, math.ceil(target_rate_req_per_s / winner.figures.guarded_req_per_s - 1e-9))
 
 
 def by_rank(summary: study.StudySummary) -> list[study.Figures]:

@@ -114,8 +114,11 @@ def _resources(target: Target) -> dict[str, str]:
 
 
 def _provenance(winner: Winner) -> dict[str, Any]:
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(winner.versions.items()))
+    known = {"uid": winner.uid, "versions": versions}
     return {
         "study": winner.study,
+        **{key: text for key, text in known.items() if text},
         "trial": winner.trial,
         "rank": winner.rank,
         "model": winner.model,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -65,7 +65,8 @@ class Winner:
 
     `program` and `args` are the command line the trial ran, without the trial's own host and port; `args` are carried
     over byte for byte. `config` is `ServingConfig.as_json()`, `rank` counts from 1, `gpus` is per replica (tp x dp).
-    `env` is what the trial added to the engine's environment.
+    `env` is what the trial added to the engine's environment. `uid` is the study's, `versions` are those of whatever
+    took part in the measurement, as the trial reported them.
     """
 
     study: str
@@ -84,6 +85,8 @@ class Winner:
     simulated: bool
     confirmed: bool
     alternatives: tuple[Alternative, ...] = ()
+    uid: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def refusal(winner: Winner, *, allow_simulated: bool, force: bool) -> str | None:

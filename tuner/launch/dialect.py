@@ -104,6 +104,11 @@ class Dialect:
             wanted = old
         return wanted if wanted in self.flags else None
 
+    def also_called(self, spelling: str) -> tuple[str, ...]:
+        """The other names of a renamed flag that this version takes too: one of them is a deprecated alias."""
+        pairs = [(new, old) for new, old, _ in _RENAMES if spelling in (new, old)]
+        return tuple(name for pair in pairs for name in pair if name != spelling and name in self.flags)
+
     def spell_value(self, name: str, value: Scalar) -> Scalar:
         """Up to 0.5.12 the attention backend `dsa` was called `nsa`."""
         if canonical(name) not in _ATTENTION_BACKENDS or value != "dsa":

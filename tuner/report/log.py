@@ -29,4 +29,8 @@ class JsonLog:
 
 
 def _plain(value: Any) -> Any:
-    return value.as_json() if isinstance(value, ServingConfig) else value
+    if isinstance(value, ServingConfig):
+        return value.as_json()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return value

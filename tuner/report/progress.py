@@ -7,12 +7,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
-from tuner.report.words import STOPPED, money, seconds
+from tuner.report.words import STOPPED, money, seconds, several
 from tuner.study.events import (
-    BaselineDeviates,
+    Closing,
     ConfirmEnded,
     ConfirmStarted,
     Event,
+    Ledger,
     PoolClosed,
     SearchStopped,
     StopOffered,
@@ -22,8 +23,8 @@ from tuner.study.events import (
     TrialStarted,
 )
 
-STAGE_EVERY_S = 5.0
-"""A trial's stages change every few seconds: so often at most is one told."""
+STAGE_EVERY_S = 30.0
+"""A trial's stages change every few seconds: so long after its start, and after each told one, the next is told."""
 
 
 class ProgressLines:
@@ -42,33 +43,14 @@ class ProgressLines:
                 print(line, file=self._stream, flush=True)
 
     def _line(self, event: Event) -> str | None:
-        if isinstance(event, StudyOpened):
-            how = f"resumed with {event.counted} trials" if event.resumed else "new"
-            return f"study {event.study} ({how})"
         if isinstance(event, TrialStarted):
+            self._last_stage_s[event.trial_id] = self._now_s()
             return self._started(event)
         if isinstance(event, TrialStage):
             return self._stage(event)
         if isinstance(event, TrialEnded):
             return self._ended(event)
-        if isinstance(event, PoolClosed | BaselineDeviates):
-            return event.text
-        if isinstance(event, StopOffered):
-            return (
-                f"after {event.counted} trials one more is expected to save {event.expected_gain:.1%} at most, by the "
-                "sampler's own figures; Ctrl-C and --stop-when-converged ends the search here"
-            )
-        if isinstance(event, SearchStopped):
-            return f"searching ends after {event.counted} trials: {STOPPED[event.why]}"
-        if isinstance(event, ConfirmStarted):
-            return (
-                f"confirming candidate {event.rank} at {event.rate_req_per_s:.3g} req/s, {event.repeats} runs: "
-                f"{event.config.describe()}"
-            )
-        assert isinstance(event, ConfirmEnded)
-        if event.undecided:
-            return f"candidate {event.rank} could not be measured again: next"
-        return f"candidate {event.rank} {'holds the limits' if event.holds else 'does not hold: next'}"
+        return None if isinstance(event, Ledger) else _told(event)
 
     def _started(self, event: TrialStarted) -> str | None:
         if event.confirmation and not event.adopted:
@@ -79,7 +61,7 @@ class ProgressLines:
 
     def _stage(self, event: TrialStage) -> str | None:
         now = self._now_s()
-        if now - self._last_stage_s.get(event.trial_id, -STAGE_EVERY_S) < STAGE_EVERY_S:
+        if now - self._last_stage_s.get(event.trial_id, float("-inf")) < STAGE_EVERY_S:
             return None
         self._last_stage_s[event.trial_id] = now
         return f"{_name(event.number, event.confirmation)}: {event.text}"
@@ -95,6 +77,41 @@ class ProgressLines:
 
 def _name(number: int, confirmation: bool) -> str:  # noqa: FBT001 - a field of every event, passed on
     return f"{'confirmation' if confirmation else 'trial'} {number}"
+
+
+def _told(
+    event: StudyOpened
+    | PoolClosed
+    | BaselineDeviates
+    | StopOffered
+    | SearchStopped
+    | Closing
+    | ConfirmStarted
+    | ConfirmEnded,
+) -> str | None:
+    """The line of an event that belongs to no trial."""
+    if isinstance(event, StudyOpened):
+        how = f"resumed with {event.counted} trials" if event.resumed else "new"
+        return f"study {event.study} ({how})"
+    if isinstance(event, PoolClosed | BaselineDeviates):
+        return event.text
+    if isinstance(event, StopOffered):
+        return (
+            f"after {event.counted} trials one more is expected to save {event.expected_gain:.1%} at most, by the "
+            "sampler's own figures; Ctrl-C and --stop-when-converged ends the search here"
+        )
+    if isinstance(event, SearchStopped):
+        return f"searching ends after {event.counted} trials: {STOPPED[event.why]}"
+    if isinstance(event, Closing):
+        return f"interrupted: ending {several(event.running, 'running trial')}" if event.running else None
+    if isinstance(event, ConfirmStarted):
+        return (
+            f"confirming candidate {event.rank} at {event.rate_req_per_s:.3g} req/s, {event.repeats} runs: "
+            f"{event.config.describe()}"
+        )
+    if event.undecided:
+        return f"candidate {event.rank} could not be measured again: next"
+    return f"candidate {event.rank} {'holds the limits' if event.holds else 'does not hold: next'}"
 
 
 def verdict(event: TrialEnded) -> str:

@@ -30,6 +30,7 @@ from tuner.runtime.runner_process import (
     lives,
     remove,
 )
+from tuner.runtime.stages import level_text
 from tuner.trial.result import Failure, TrialResult
 from tuner.trial.spec import TrialSpec
 
@@ -222,7 +223,7 @@ class LocalRuntime:
         elif line.kind == "level":
             level = Level(**line.value)
             run.levels.append(level)
-            self._notices.append(Stage(run.spec.id, describe_level(level)))
+            self._notices.append(Stage(run.spec.id, level_text(level)))
         elif line.kind == "result":
             with suppress(ValueError, TypeError, KeyError):  # a torn line: the same as no result
                 run.result = TrialResult.from_json(line.value)
@@ -306,10 +307,3 @@ class LocalRuntime:
         if run is None:
             return "gone"
         return "finished" if run.ended else "running"
-
-
-def describe_level(level: Level) -> str:
-    """A finished load level in one line."""
-    rate = f"{level.rate_req_per_s:.2f} req/s" if level.rate_req_per_s is not None else f"{level.concurrency} at once"
-    p95 = f"p95 {level.ttft_p95_s:.2f} s" if level.ttft_p95_s is not None else "too many without a token"
-    return f"level {rate}: {p95}, {level.verdict}"

@@ -18,6 +18,7 @@ from tuner.probe.outcome import Outcome, ProbeSettings, Search
 from tuner.probe.plan import requests_that_fit, stream_of
 from tuner.probe.summary import measurement
 from tuner.runtime.protocol import Ended, Fate, Notice, Stage
+from tuner.runtime.stages import level_text
 from tuner.runtime.virtual import VirtualLoad
 from tuner.simulator import startup_log
 from tuner.simulator.assemble import EXIT_KILLED, SimulatedEngine, StartUpFailure, simulated_engine
@@ -71,7 +72,7 @@ class SimulatedRuntime:
             if run is not None and run.result is None:
                 run.result, lasted_s = simulate(run.spec, self.world, self.traffic)
                 run.ends_s = run.started_s + lasted_s
-                return [Stage(run.spec.id, f"simulated for {lasted_s:.0f} s of virtual time")]
+                return [Stage(run.spec.id, _stage(run.result, lasted_s))]
         running = [run for run in self._runs.values() if run.result is not None and run.ends_s >= 0]
         if not running:
             self._now_s += timeout_s
@@ -101,6 +102,12 @@ class SimulatedRuntime:
     def close(self) -> None:
         self._runs.clear()
         self._waiting.clear()
+
+
+def _stage(result: TrialResult, lasted_s: float) -> str:
+    """Where it stands when its virtual time is about to be over."""
+    last = f"{level_text(result.levels[-1])}; " if result.levels else ""
+    return f"{last}{lasted_s / 60:.0f} min virtual"
 
 
 def simulate(spec: TrialSpec, world: int, traffic: Traffic | None = None) -> tuple[TrialResult, float]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tuner.study.events import StoppedBy
-from tuner.study.history import PastTrial, counted
+from tuner.study.history import PastTrial, counted, measured_by_cost
 from tuner.study.problem import Budget, ConfirmPlan
 
 SESSION = "session:"
@@ -118,3 +118,25 @@ def forecast(budget: Budget, used: Used, each: Used, reserved: Used, slots: int)
         left = 0.0  # nothing bounds the search, so nothing can be foretold
     rest = each.times(left)
     return used.plus(replace(rest, wall_s=rest.wall_s / max(1, slots))).plus(reserved)
+
+
+def expected(
+    budget: Budget,
+    used: Used,
+    history: Sequence[PastTrial],
+    confirmations: Sequence[PastTrial],
+    plan: ConfirmPlan,
+    slots: int,
+) -> Used | None:
+    """Totals at the end of a running search, confirmation included; None while nothing can be said.
+
+    Once confirmations have begun no further configuration is tried, and only their own rest is still to come.
+    """
+    each = per_trial(history)
+    if not each.trials or budget == Budget():
+        return None
+    reserved = reserve(plan, next(iter(measured_by_cost(history)), None))
+    if confirmations:
+        ended = sum(run.result is not None for run in confirmations)
+        return used.plus(reserved.times(max(0.0, 1 - ended / max(1, plan.top * plan.repeats))))
+    return forecast(without(budget, reserved), used, each, reserved, slots)

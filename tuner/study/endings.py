@@ -1,4 +1,4 @@
-"""The words for two ways to end: a trial that vanished too often, and a search without a measurement. Pure."""
+"""How a search ends when nothing could be confirmed or a trial vanished: the reason and its sentence. Pure."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tuner.trial.spec import TrialSpec
 
 
 def lost(spec: TrialSpec) -> TrialResult:
-    """The result of a trial that is not begun once more."""
+    """The result of a trial that vanished with its controller too often."""
     message = f"vanished without a result in {spec.attempt} attempts, each time with its controller or node"
     return TrialResult(spec.id, "failed", failure=Failure("infrastructure", "lost", message), simulated=spec.simulated)
 
 
 def nothing_measured(history: list[PastTrial], stopped_by: StoppedBy | None) -> tuple[ExitReason, str]:
-    """Why a search without a measurement ended, and how to say it."""
+    """Why there is no candidate to confirm."""
     if counted(history):
         return "nothing_feasible", "no configuration tried meets the limits"
     if stopped_by == "space_exhausted":

@@ -5,9 +5,9 @@ Knows nothing of terminals or logs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tuner.errors import (
     EXIT_INTERRUPTED,
@@ -17,6 +17,10 @@ from tuner.errors import (
     EXIT_UNCONFIRMED,
 )
 from tuner.space.config import ServingConfig
+
+if TYPE_CHECKING:
+    from tuner.study.budget import Used
+    from tuner.study.problem import Budget
 
 ExitReason = Literal[
     "confirmed", "nothing_feasible", "no_confirmed_winner", "budget", "runtime_unusable", "interrupted"
@@ -97,6 +101,31 @@ class TrialEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Best:
+    """The cheapest measured configuration so far."""
+
+    number: int
+    config: ServingConfig
+    usd_per_million_output_tokens: float | None
+    capacity_req_per_s: float | None
+    ttft_p95_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What is used, what the whole search is expected to take (None: nothing known yet), and the best so far.
+
+    `limits` are `Limits.as_json()`. Told when a study is opened and after every trial.
+    """
+
+    used: Used
+    expected: Used | None
+    budget: Budget
+    limits: Mapping[str, float]
+    best: Best | None
+
+
+@dataclass(frozen=True, slots=True)
 class PoolClosed:
     """A pool gave too many lost or unusable trials in a row; nothing more is started on it in this session."""
 
@@ -135,6 +164,13 @@ class SearchStopped:
 
 
 @dataclass(frozen=True, slots=True)
+class Closing:
+    """The search was interrupted, and the trials this controller started are being ended: up to a minute or two."""
+
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConfirmStarted:
     """A candidate is about to be confirmed at its guarded rate."""
 
@@ -159,10 +195,12 @@ Event = (
     | TrialStarted
     | TrialStage
     | TrialEnded
+    | Ledger
     | PoolClosed
     | BaselineDeviates
     | StopOffered
     | SearchStopped
+    | Closing
     | ConfirmStarted
     | ConfirmEnded
 )

@@ -30,7 +30,10 @@ _LOOKED_AT = 64
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Sums over all trials and confirmations; `wall_s` with all `nodes` busy. `ends_by` is what ends the trying."""
+    """Sums over all trials and confirmations; `wall_s` with all `nodes` busy. `ends_by` is what ends the trying.
+
+    `gpus` and `usd_per_hour` are those of a mean trial, `parts` the seconds it is made of.
+    """
 
     trials: int
     confirmations: int
@@ -40,6 +43,10 @@ class Forecast:
     usd: float
     nodes: int
     ends_by: StoppedBy
+    confirm_s: float = 0.0
+    gpus: float = 0.0
+    usd_per_hour: float = 0.0
+    parts: tuple[tuple[str, float], ...] = ()
 
 
 _ROUNDING = 1e-9  # half of twelve trials is six, whatever the last bits say
@@ -54,6 +61,7 @@ class _Trial:
     usd_per_hour: float
     gpus: float
     at_once: int
+    load_s: float
 
 
 def forecast(points: Points, problem: Problem) -> Forecast:
@@ -64,7 +72,23 @@ def forecast(points: Points, problem: Problem) -> Forecast:
     trials, ends_by = _trials(points, problem, _used(1, usual.seconds, usual), confirming)
     total = _used(trials, usual.seconds, usual).plus(confirming)
     return Forecast(
-        trials, confirmations, usual.seconds, total.wall_s, total.gpu_hours, total.usd, usual.at_once, ends_by
+        trials,
+        confirmations,
+        usual.seconds,
+        total.wall_s,
+        total.gpu_hours,
+        total.usd,
+        usual.at_once,
+        ends_by,
+        confirm_s=usual.confirm_s,
+        gpus=usual.gpus,
+        usd_per_hour=usual.usd_per_hour,
+        parts=(
+            ("start-up", usual.seconds - usual.load_s - WARM_S - STOP_S),
+            ("warm-up", WARM_S),
+            ("load search", usual.load_s),
+            ("stop", STOP_S),
+        ),
     )
 
 
@@ -107,18 +131,20 @@ def _usual(points: Points, problem: Problem) -> _Trial:
         weighted(p.usd_per_hour for p in pools),
         weighted(p.gpus for p in pools),
         sum(p.at_once for p in pools),
+        weighted(p.load_s for p in pools),
     )
 
 
 def _usual_of(likely: Sequence[Point], points: Points, problem: Problem, nodes: int) -> _Trial:
     some = likely[:: max(1, len(likely) // _LOOKED_AT)]
-    seconds = mean(trial_seconds(points, p) for p in some)
+    seconds, load_s = mean(trial_seconds(points, p) for p in some), mean(_probe_s(p, points) for p in some)
     return _Trial(
         seconds,
-        seconds - mean(_probe_s(p, points) for p in some) + 60 * problem.confirm.minutes,
+        seconds - load_s + 60 * problem.confirm.minutes,
         mean(p.deployment.usd_per_hour for p in likely),
         mean(p.config.layout.gpus for p in likely),
         nodes,
+        load_s,
     )
 
 

@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 
 from tuner.errors import RuntimeUnusable
 from tuner.runtime.protocol import Runtime
-from tuner.study import budget, confirm, recheck, retry, sampler
+from tuner.study import budget, confirm, endings, recheck, retry, sampler
+from tuner.study.bulletin import Bulletin
 from tuner.study.converged import expected_gain
-from tuner.study.endings import lost, nothing_measured
 from tuner.study.events import (
     BaselineDeviates,
+    Closing,
     ConfirmEnded,
     ConfirmStarted,
     Event,
@@ -36,6 +37,7 @@ from tuner.study.events import (
 from tuner.study.floor import Flight, Floor
 from tuner.study.history import PastTrial, counted, measured_by_cost
 from tuner.study.incumbent import by_posterior
+from tuner.study.ledger import ledger
 from tuner.study.lock import Ownership
 from tuner.study.opening import EXIT_REASON, STOPPED_BY, open_confirmations, open_study
 from tuner.study.problem import Problem
@@ -112,9 +114,10 @@ class _Search:
         self._method = method
         self._retries = retries
         self._poll_s = poll_s
-        self._emit: OnEvent = on_event or (lambda _event: None)
+        self._on_event: OnEvent = on_event or (lambda _event: None)
         self._floor = Floor(runtime, self._emit)
         self._opened = open_study(problem, storage, owner, write, simulated=runtime.simulated, seed=seed)
+        self._bulletin = Bulletin(self._opened.study, owner)
         self._trials = self._opened.trials
         self._confirmations = open_confirmations(problem, storage, write, create=False)
         self._starter = Starter(problem, self._trials, self._floor, self._opened.uid, self._opened.seed)
@@ -125,6 +128,10 @@ class _Search:
         self.stopping: Callable[[], Stop] = lambda: ""
         self._offered = False
 
+    def _emit(self, event: Event) -> None:
+        self._bulletin.note(event)
+        self._on_event(event)
+
     # --- the session
 
     def run(self) -> SearchOutcome:
@@ -133,6 +140,7 @@ class _Search:
             self._try_configurations()
             reason, message = self._confirm()
         except KeyboardInterrupt:
+            self._emit(Closing(len(self._floor.flights)))
             self._runtime.close()
             return self._end("interrupted", "interrupted; run the same command to go on")
         except RuntimeUnusable as exc:
@@ -192,9 +200,11 @@ class _Search:
                 self._runtime.release(trial.spec["id"])
         self._note(EXIT_REASON, None)
         self._note_session()
+        self._bulletin.slots = sum(self._runtime.slots(pool) for pool in self._problem.pools)
         self._emit(
             StudyOpened(self._problem.name, self._opened.uid, self._opened.resumed, counted(self._trials.history()))
         )
+        self._tell_ledger()
         for trial_id, (recorder, trial) in running.items():
             self._take_up(recorder, trial, gone=fates.get(trial_id, "gone") == "gone")
 
@@ -202,7 +212,7 @@ class _Search:
         assert trial.spec is not None
         spec = TrialSpec.from_json(trial.spec)
         if gone and spec.attempt >= _LOST_ATTEMPTS:
-            recorder.finish(trial.number, spec, lost(spec))
+            recorder.finish(trial.number, spec, endings.lost(spec))
             return
         if gone:
             spec = replace(spec, attempt=spec.attempt + 1)
@@ -286,6 +296,12 @@ class _Search:
         attrs[f"{budget.SESSION}{self._owner.epoch}"] = {"wall_s": self._runtime.now_s() - self._started_s}
         return budget.used(history, self._confirmed(), attrs)
 
+    def _tell_ledger(self) -> None:
+        history, confirmed = self._trials.history(), self._confirmed()
+        plan = self._problem.confirm, self._problem.limits.as_json()
+        used, slots = self._used(history), self._bulletin.slots
+        self._emit(ledger(self._problem.budget, *plan, used, history, confirmed, slots))
+
     def _confirmed(self) -> list[PastTrial]:
         return self._confirmations.history() if self._confirmations else []
 
@@ -293,6 +309,7 @@ class _Search:
 
     def _collect(self) -> None:
         """Wait for the runtime and record what ended."""
+        self._bulletin.write_when_due()
         ended = self._floor.collect(self._poll_s)
         if ended:
             self._note_session()
@@ -300,6 +317,7 @@ class _Search:
             self._emit(self._ended(flight, trial))
             if trial.origin == recheck.ORIGIN:
                 self._tell_deviations()
+            self._tell_ledger()
             if not flight.confirmation:
                 self._offer_stop()
 
@@ -346,7 +364,7 @@ class _Search:
         history = self._trials.history()
         ranked = by_posterior(self._problem, history)
         if not ranked:
-            return nothing_measured(history, self._stopped_by)
+            return endings.nothing_measured(history, self._stopped_by)
         step = confirm.Step()
         while True:
             self._heed_stop()

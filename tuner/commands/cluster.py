@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tuner.commands.options import AsJson, Context, MaybeSpace, Namespace, Storage, StudyName
+from tuner.commands.output import print_json, say, show
 from tuner.errors import UsageError
-from tuner.terminal import AsJson, Context, MaybeSpace, Namespace, Storage, StudyName, print_json, say, show
 
 if TYPE_CHECKING:
     from tuner.study.events import Stop

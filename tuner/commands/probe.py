@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from tuner.terminal import AsJson, print_json, say, show
+from tuner.commands.options import AsJson
+from tuner.commands.output import print_json, say, show
 
 
 def probe(

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tuner.commands.options import AsJson, Context, Namespace, Space, Storage, StudyName
+from tuner.commands.output import print_json, say, show
 from tuner.errors import EXIT_OK, EXIT_RUNTIME_UNUSABLE
-from tuner.terminal import AsJson, Context, Namespace, Space, Storage, StudyName, print_json, say, show
 
 if TYPE_CHECKING:
     from tuner.doctor import Finding
