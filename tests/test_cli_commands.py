@@ -16,7 +16,7 @@ from support.cli import tuner
 from support.problems import infeasible
 from support.spaces import small_space
 
-from tuner.errors import EXIT_INTERRUPTED, EXIT_NOTHING_FEASIBLE, EXIT_RUNTIME_UNUSABLE, EXIT_UNCONFIRMED, EXIT_USAGE
+from tuner.errors import EXIT_INTERRUPTED, EXIT_NOTHING_FEASIBLE, EXIT_UNCONFIRMED, EXIT_USAGE
 from tuner.runtime import simulated
 from tuner.space.find import find_space
 
@@ -439,7 +439,6 @@ def test_a_world_goes_with_the_simulated_runtime_alone():
     small_space(".")
     said = tuner("search", "--space", "space.yaml", "--runtime", "local", "--world", "2")
     assert (EXIT_USAGE, True) == (said.code, "--world goes with --runtime simulated" in said.err)
-    assert EXIT_RUNTIME_UNUSABLE == tuner("search", "--space", "space.yaml").code
 
 
 # --- status

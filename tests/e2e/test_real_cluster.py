@@ -128,7 +128,7 @@ def test_a_search_ends_and_leaves_nothing(home):
 
 def test_a_killed_controller_is_succeeded_by_one_that_adopts(home):
     child = home.begin(*search())
-    wait_for(lambda: "running on node" in home.err or child.poll() is not None, "a trial to run", LONG_S)
+    wait_for(lambda: objects() or child.poll() is not None, "a trial to be there", LONG_S)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     before = set(objects())
@@ -140,7 +140,7 @@ def test_a_killed_controller_is_succeeded_by_one_that_adopts(home):
 
 def test_a_stopped_controller_leaves_its_trial_and_cancel_deletes_it(home):
     child = home.begin(*search())
-    wait_for(lambda: "running on node" in home.err or child.poll() is not None, "a trial to run", LONG_S)
+    wait_for(lambda: objects() or child.poll() is not None, "a trial to be there", LONG_S)
     os.kill(child.pid, signal.SIGTERM)
     assert child.wait(60) == 130
     assert objects()
