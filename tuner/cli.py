@@ -201,6 +201,12 @@ def search(
     stop_when_converged: Annotated[
         bool, typer.Option("--stop-when-converged", help="End when little further gain is expected (prior-gp).")
     ] = False,
+    only: Annotated[
+        str | None, typer.Option("--only", help="Run exactly the configurations of these trials, each to its end: 4,17")
+    ] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option("--limit", help="Another limit than the file's: ttft_p95_s=3; a new study.")
+    ] = None,
     log_format: Annotated[str, typer.Option("--log-format", help="Progress on stderr: text or json.")] = "text",
     as_json: AsJson = False,
 ) -> None:
@@ -210,9 +216,11 @@ def search(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped controller ends as cleanly as Ctrl-C
     from tuner.compose import Request, run_search
     from tuner.launch.spaces import open_space
+    from tuner.report.assignments import assignments, trial_numbers
 
     request = Request(
-        space=open_space(space),
+        space=open_space(space).limited(assignments("--limit", limit or [])),
+        only=trial_numbers(only),
         runtime=runtime,
         study=study,
         storage=storage,

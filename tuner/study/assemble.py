@@ -93,6 +93,7 @@ def problem_of(points: Points, *, name: str, where: Where, trials: int | None, d
         make_spec=SpecMaker(points.space, name, where, deadlines),
         token_weights=TokenWeights(**spec.objective.token_weights.model_dump()),
         budget=Budget(trials=trials or budget.trials, wall_s=budget.wall, gpu_hours=budget.gpu_hours, usd=budget.usd),
+        rejected={rule: (found.count, found.reason) for rule, found in points.rejected.items()},
         confirm=ConfirmPlan(spec.confirm.top, spec.confirm.repeats, spec.confirm.minutes, spec.confirm.different_nodes),
     )
 
@@ -145,6 +146,7 @@ class SpecMaker:
                 "model": deployment.model,
                 "program": list(command.program),
                 "args": list(command.args),
+                "usd_per_gpu_hour": self.space.spec.pools[config.pool].usd_per_gpu_hour,
             },
         )
 

@@ -21,7 +21,7 @@ from tuner.space.config import ServingConfig
 ExitReason = Literal[
     "confirmed", "nothing_feasible", "no_confirmed_winner", "budget", "runtime_unusable", "interrupted"
 ]
-StoppedBy = Literal["trials", "wall", "gpu_hours", "usd", "space_exhausted", "converged"]
+StoppedBy = Literal["trials", "wall", "gpu_hours", "usd", "space_exhausted", "converged", "chosen"]
 
 _EXIT_CODES: dict[ExitReason, int] = {
     "confirmed": EXIT_OK,
