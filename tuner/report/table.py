@@ -84,7 +84,7 @@ def _sentences(summary: StudySummary) -> list[str]:
     used = summary.used
     lines = [
         f"trials: {counts or 'none'}; {used.gpu_hours:.1f} GPU-hours, {money(used.usd)}, {duration(used.wall_s)}",
-        f"search: {_ended(summary)}",
+        f"search: {ended(summary)}",
     ]
     best = summary.best
     if best is None:
@@ -114,7 +114,7 @@ _ENDED = {
 }
 
 
-def _ended(summary: StudySummary) -> str:
+def ended(summary: StudySummary) -> str:
     """How the last session ended, and what ended the trying."""
     how = _ENDED.get(summary.exit_reason or "", "running, or killed from outside; then the same command goes on")
     why = {str(key): text for key, text in STOPPED.items()}.get(summary.stopped_by or "")

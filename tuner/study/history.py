@@ -30,6 +30,7 @@ class PastTrial:
     `usd_per_million` is the measured cost, `bound_usd_per_million` the least a pruned or infeasible one can cost;
     both at today's price. `spec` and `result` are the stored JSON documents. `counted` trials told the study
     something; a lost or doubtful one did not. `proposal` is what the sampler believed of it beforehand.
+    `price_factor` is today's price over the one it ran at.
     """
 
     number: int
@@ -47,6 +48,7 @@ class PastTrial:
     bound_usd_per_million: float | None = None
     failure: str | None = None
     proposal: Mapping[str, float] = field(default_factory=dict)
+    price_factor: float = 1.0
 
     @property
     def finished(self) -> bool:
@@ -145,6 +147,7 @@ def repriced(trial: PastTrial, prices: Mapping[str, float]) -> PastTrial:
         trial,
         usd_per_million=_times(trial.usd_per_million, price / then),
         bound_usd_per_million=_times(trial.bound_usd_per_million, price / then),
+        price_factor=price / then,
     )
 
 
