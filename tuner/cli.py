@@ -5,16 +5,18 @@ Results go to stdout, progress to stderr. Exit codes are those of `tuner.errors`
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tuner import __version__
+from tuner.commands import report as report_commands
+from tuner.commands.output import print_json as _print_json
+from tuner.commands.output import say as _say
+from tuner.commands.output import show as _show
+from tuner.commands.output import write_text
 from tuner.errors import EXIT_INTERRUPTED, EXIT_OK, TunerError, UsageError
 
 app = typer.Typer(
@@ -27,6 +29,7 @@ app = typer.Typer(
 )
 export_app = typer.Typer(no_args_is_help=True, help="Write the best confirmed configuration for deployment.")
 app.add_typer(export_app, name="export")
+report_commands.register(app)
 
 Space = Annotated[str, typer.Option("--space", help="Space file; a local file first, then one that ships.")]
 Storage = Annotated[
@@ -54,23 +57,6 @@ def main() -> None:
         _say(exc.format_message())
         sys.exit(UsageError.exit_code)
     sys.exit(code if isinstance(code, int) else EXIT_OK)
-
-
-def _say(text: str) -> None:
-    """Tell something on stderr; nobody reading it any more changes nothing."""
-    with suppress(BrokenPipeError):
-        for line in text.splitlines():
-            if line:
-                print(f"tuner: {line}", file=sys.stderr)
-
-
-def _show(write: Callable[[], None]) -> None:
-    """Print results on stdout. A reader that has gone (`| head`) is no fault, and the exit code stays."""
-    try:
-        write()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version(show: bool) -> None:  # noqa: FBT001 - typer's callback form
@@ -280,14 +266,7 @@ def _export(kind: str, space: str, study: str | None, storage: str | None, outpu
     from tuner.compose import export_text
 
     text = export_text(kind, space, study, storage, **how)
-    if output is None:
-        _show(lambda: print(text, end=""))
-        return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as exc:
-        raise UsageError(f"{output}: cannot be written: {exc.strerror}") from exc
-    _say(f"wrote {output}")
+    write_text(text, output)
 
 
 @export_app.command()
@@ -389,10 +368,3 @@ def _counting(what: str) -> Any:
     from tuner.report.counting import Counting
 
     return Counting(sys.stderr, what)
-
-
-def _print_json(doc: Any) -> None:
-    import json
-
-    text = json.dumps(doc, indent=2, sort_keys=True, allow_nan=False)
-    _show(lambda: print(text))

@@ -17,6 +17,7 @@ from tuner.report.sentences import (
     predictions_text,
     random_text,
     spent_text,
+    verdict_text,
 )
 from tuner.report.words import money, rate, seconds
 
@@ -44,7 +45,7 @@ def _summary(report: StudyReport) -> list[str]:
         "## Summary",
         f"**{money(best.usd_per_million_output_tokens)} per million output tokens**{interval}: trial {best.trial}, "
         f"{_text(best.label)}",
-        _text(certainty_text(report)),
+        f"**{_text(verdict_text(report))}** {_text(certainty_text(report))}",
         _text(confirmation_text(report)),
         _text(baseline_text(report)),
         _text(ended_text(report)),
@@ -87,7 +88,10 @@ def _outcomes(report: StudyReport) -> list[str]:
         *(("rejected", r.rule, f"{r.points:,} points", r.why) for r in out.rejected),
         *((k.state, k.kind, f"{len(k.trials)} trials", k.message) for k in out.failures),
         *(("over the limit", f"trial {f.trial}", seconds(f.ttft_p95_s), f.label) for f in out.missed),
-        *(("dropped", f"trial {f.trial}", f">= {money(f.bound_usd_per_million_output_tokens)}/M", f.label) for f in out.dropped),
+        *(
+            ("dropped", f"trial {f.trial}", f">= {money(f.bound_usd_per_million_output_tokens)}/M", f.label)
+            for f in out.dropped
+        ),
     ]
     return ["## Rejected, failed, dropped", _table(("what", "which", "how much", "why"), rows)] if rows else []
 

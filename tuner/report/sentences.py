@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from tuner.report.facts.certainty import CONFIDENCE
-from tuner.report.facts.progress import LOOKED_AT
 from tuner.report.facts.study_report import StudyReport
 from tuner.report.table import ended
 from tuner.report.words import duration, money, rate, seconds, several
 
 
-def certainty_text(report: StudyReport) -> str:
-    """Whether there is a clear winner, and how that is known."""
+def verdict_text(report: StudyReport) -> str:
+    """Whether there is a clear winner, in a few words."""
     certain = report.certainty
     if certain is None:
-        return report.miss or "There is no winner."
+        return "There is no winner."
+    return "A clear winner." if certain.clear else "No clear winner."
+
+
+def certainty_text(report: StudyReport) -> str:
+    """How sure the winner is, and how that is known."""
+    certain = report.certainty
+    if certain is None:
+        return report.miss or ""
     sd = f"{certain.repeat_sd:.1%}"
     source = "learned from this study" if certain.learned else "assumed, because nothing in this study tells it"
     how = f"A repeated measurement lands within about {sd} (standard deviation, {source})."
     if certain.clear:
-        return f"A clear winner: nothing else measured has a 10 % chance of being cheaper in truth. {how}"
+        return f"Nothing else measured has a 10 % chance of being cheaper in truth. {how}"
     first = certain.rivals[0]
     return (
-        f"No clear winner: {several(len(certain.rivals), 'other configuration')} may in truth be cheaper, first of all "
+        f"{several(len(certain.rivals), 'other configuration')} may in truth be cheaper, first of all "
         f"trial {first.trial}, measured {first.dearer_by:.1%} dearer, with a chance of {first.chance:.0%}. {how} "
         "Whichever of them is run, the difference is small against the interval."
     )
@@ -78,7 +85,10 @@ def random_text(report: StudyReport) -> str:
         "which flatters it."
     )
     if progress.matched_by is None:
-        return f"{made} Not even {LOOKED_AT:,} random points would reach this study's best on average."
+        return (
+            f"{made} By that reckoning the cheapest of all points costs {money(progress.cheapest)}, more than this study's "
+            "best, so it cannot tell how many random points would equal it."
+        )
     return f"{made} On average {several(progress.matched_by, 'random point')} would reach this study's best."
 
 
@@ -110,7 +120,9 @@ def predictions_text(report: StudyReport) -> str:
     text = f"{'; '.join(parts)}."
     text = text[0].upper() + text[1:]
     if report.predictions.within is not None:
-        text += f" {report.predictions.within:.0%} of measured costs lay inside the sampler's {CONFIDENCE:.0%} interval."
+        text += (
+            f" {report.predictions.within:.0%} of measured costs lay inside the sampler's {CONFIDENCE:.0%} interval."
+        )
     return text + " Predictions order what is tried; no figure of a result is one."
 
 

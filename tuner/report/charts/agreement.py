@@ -20,9 +20,7 @@ def agreement(predictions: Predictions, *, simulated: bool) -> Chart:
     pairs = [p for p in predictions.pairs if p.model or p.believed]
     predicted = [v for p in pairs for v in (p.model, p.believed) if v]
     x = Axis(scale_of(predicted, LEFT, WIDTH - RIGHT, logarithmic=True), "predicted USD per million output tokens")
-    y = Axis(
-        scale_of([p.measured for p in pairs], HEIGHT - BOTTOM, TOP, logarithmic=True), "measured, USD per million"
-    )
+    y = Axis(scale_of([p.measured for p in pairs], HEIGHT - BOTTOM, TOP, logarithmic=True), "measured, USD per million")
     low, high = max(x.scale.low, y.scale.low), min(x.scale.high, y.scale.high)
     diagonal = [(x.scale(low), y.scale(low)), (x.scale(high), y.scale(high))] if low < high else []
     marks = [canvas.line(diagonal, "k4")]

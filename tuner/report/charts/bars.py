@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 from tuner.report.charts import canvas
 from tuner.report.charts.canvas import WIDTH, Chart
@@ -28,7 +29,7 @@ def bars(key: str, title: str, amounts: Sequence[Amount], columns: tuple[str, st
     description = "; ".join(f"{a.name}: {a.text}" for a in amounts) or "Nothing yet."
     parts = [
         f'<svg viewBox="0 0 {canvas.number(WIDTH)} {canvas.number(height)}" role="img" aria-labelledby="{key}-t {key}-d">'
-        f'<title id="{key}-t">{canvas.escape(title)}</title><desc id="{key}-d">{canvas.escape(description)}</desc>'
+        f'<title id="{key}-t">{escape(title)}</title><desc id="{key}-d">{escape(description)}</desc>'
     ]
     for i, amount in enumerate(amounts):
         y, end = 8 + _ROW * i, scale(amount.value)

@@ -1,4 +1,4 @@
-"""What all charts share: the frame with axes, grid and marks, text for those who do not see it, and the data as a table.
+"""What all charts share: the frame with axes, grid and marks, text for those who do not see it, the data as a table.
 
 Pure text. Colours are classes, so that the page's style sheet decides for light, dark and paper.
 """
@@ -13,7 +13,7 @@ from html import escape
 from tuner.report.charts.scale import Scale, tick_text
 
 WIDTH, HEIGHT = 480.0, 300.0
-LEFT, RIGHT, TOP, BOTTOM = 58.0, 16.0, 14.0, 48.0
+LEFT, RIGHT, TOP, BOTTOM = 66.0, 16.0, 14.0, 48.0
 """Room for the axes' texts, in units of the drawing."""
 
 _TICK_CHARACTERS = 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 from tuner.report.charts import canvas
 from tuner.report.charts.canvas import BOTTOM, RIGHT, TOP, WIDTH, Axis, Chart
@@ -27,7 +28,7 @@ def forest(effects: Sequence[Effect], *, simulated: bool) -> Chart:
     marks, y = [], TOP
     for effect in effects:
         y += _GAP
-        marks.append(f'<text class="s h" x="4" y="{canvas.number(y - 8)}">{canvas.escape(effect.parameter)}</text>')
+        marks.append(f'<text class="s h" x="4" y="{canvas.number(y - 8)}">{escape(effect.parameter)}</text>')
         for level in effect.levels:
             marks.append(_row(effect, level, y + _ROW / 2 - 4, scale))
             y += _ROW
@@ -58,7 +59,7 @@ def _drawing(scale: Scale, marks: Sequence[str], height: float, description: str
     parts = [
         f'<svg viewBox="0 0 {canvas.number(WIDTH)} {canvas.number(height)}" role="img" '
         'aria-labelledby="effects-t effects-d">'
-        f'<title id="effects-t">{_TITLE}</title><desc id="effects-d">{canvas.escape(description)}</desc>'
+        f'<title id="effects-t">{_TITLE}</title><desc id="effects-d">{escape(description)}</desc>'
     ]
     for value in axis.at:
         at = canvas.number(scale(value))

@@ -48,7 +48,13 @@ def trade_off(points: Sequence[Point], limit_s: float | None, *, simulated: bool
     marks += [_mark(p, x, y) for p in sorted(points, key=lambda p: p.winner)]
     title = "Cost against TTFT p95"
     rows = tuple(
-        (str(p.trial), p.name, p.kind, f"{p.ttft_p95_s:.3g}", ("≥ " if p.kind != "measured" else "") + f"{p.usd_per_million:.4g}")
+        (
+            str(p.trial),
+            p.name,
+            p.kind,
+            f"{p.ttft_p95_s:.3g}",
+            ("≥ " if p.kind != "measured" else "") + f"{p.usd_per_million:.4g}",
+        )
         for p in sorted(points, key=lambda p: p.usd_per_million)
     )
     return Chart(
@@ -73,7 +79,9 @@ def _mark(p: Point, x: Axis, y: Axis) -> str:
         drawn += canvas.ring(*at, "k3")
     if p.name:
         left = at[0] > WIDTH * 0.6
-        drawn += canvas.label(at[0] + (-10 if left else 10), at[1] + (18 if p.winner else 4), p.name, "e" if left else "s")
+        drawn += canvas.label(
+            at[0] + (-10 if left else 10), at[1] + (18 if p.winner else 4), p.name, "e" if left else "s"
+        )
     return drawn
 
 

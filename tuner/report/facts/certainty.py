@@ -64,9 +64,7 @@ def certainty(summary: StudySummary) -> Certainty | None:
         return None
     repeat_sd, learned = repeatability(summary)
     low, high = bracket(best)
-    return Certainty(
-        interval(best, repeat_sd), repeat_sd, learned, low, high, tuple(_rivals(summary, best, repeat_sd))
-    )
+    return Certainty(interval(best, repeat_sd), repeat_sd, learned, low, high, tuple(_rivals(summary, best, repeat_sd)))
 
 
 def repeatability(summary: StudySummary) -> tuple[float, bool]:

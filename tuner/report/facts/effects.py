@@ -19,6 +19,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.report.facts.certainty import repeatability
 from tuner.space.config import Choice, ServingConfig
 from tuner.study.prior_gp.observations import BOUND_GAP, BOUND_SD
 from tuner.study.summary import Figures, StudySummary
@@ -27,7 +28,8 @@ FEWEST = 4
 """With fewer costs than this nothing is said of parameters."""
 _OFFSET_SD = 10.0
 _EFFECT_SDS = (0.03, 0.06, 0.12, 0.25, 0.5)
-_REST_SDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
+_REST_FACTORS = (1.0, 1.5, 2.0, 4.0, 8.0)
+"""What is left unexplained is never less than what a repeated measurement differs by."""
 _Z = NormalDist().inv_cdf(0.95)
 
 Floats = NDArray[np.float64]
@@ -95,13 +97,13 @@ def effects(summary: StudySummary) -> Effects | None:
     columns = _columns([values[id(f)] for f, _ in seen])
     if not columns:
         return None
-    fit = _fitted(_matrix(columns, [values[id(f)] for f, _ in seen]), seen)
+    fit = _fitted(_matrix(columns, [values[id(f)] for f, _ in seen]), seen, repeatability(summary)[0])
     found = []
     for parameter in dict.fromkeys(name for name, _ in columns):
         levels = [value for name, value in columns if name == parameter]
         counts = {value: _counts(tried, values, parameter, value) for value in levels}
         base = reference.get(parameter, "")
-        base = base if base in levels else max(levels, key=lambda v: counts[v][0])  # noqa: B023 - used at once
+        base = base if base in levels else max(levels, key=lambda v: counts[v][0])
         found.append(_effect(parameter, levels, base, columns, fit, counts))
     found.sort(key=lambda effect: -effect.spread)
     return Effects(tuple(found), fit.rest_sd, costs, len(seen) - costs)
@@ -144,21 +146,18 @@ def _matrix(columns: Sequence[tuple[str, str]], rows: Sequence[Mapping[str, str]
     return np.array([[1.0, *(float(row.get(name) == value) for name, value in columns)] for row in rows])
 
 
-def _fitted(design: Floats, seen: Sequence[tuple[Figures, tuple[float, float]]]) -> _Fit:
+def _fitted(design: Floats, seen: Sequence[tuple[Figures, tuple[float, float]]], repeat_sd: float) -> _Fit:
     """The sizes under which the data are likeliest, and the effects they imply."""
     y = np.array([mean for _, (mean, _) in seen])
     extra = np.array([sd**2 for _, (_, sd) in seen])
     shift = float(y.mean())
-    best = max(
-        product(_EFFECT_SDS, _REST_SDS), key=lambda sizes: _solved(design, y - shift, extra, sizes[0], sizes[1])[0]
-    )
+    sizes = product(_EFFECT_SDS, [repeat_sd * factor for factor in _REST_FACTORS])
+    best = max(sizes, key=lambda size: _solved(design, y - shift, extra, *size)[0])
     _, mean, covariance = _solved(design, y - shift, extra, *best)
     return _Fit(mean, covariance, best[1])
 
 
-def _solved(
-    design: Floats, y: Floats, extra: Floats, effect_sd: float, rest_sd: float
-) -> tuple[float, Floats, Floats]:
+def _solved(design: Floats, y: Floats, extra: Floats, effect_sd: float, rest_sd: float) -> tuple[float, Floats, Floats]:
     """Log evidence, mean and covariance of the effects, in the space of the effects: a thousand trials cost nothing."""
     prior = np.full(design.shape[1], effect_sd**2)
     prior[0] = _OFFSET_SD**2
@@ -166,10 +165,10 @@ def _solved(
     weighted = design / noise[:, None]
     precision = design.T @ weighted + np.diag(1 / prior)
     factor = np.linalg.cholesky(precision)
-    mean = np.linalg.solve(precision, weighted.T @ y)
+    mean: Floats = np.asarray(np.linalg.solve(precision, weighted.T @ y), dtype=np.float64)
     misfit = float((y * y / noise).sum() - y @ weighted @ mean)
     volume = 2 * np.log(np.diag(factor)).sum() + np.log(prior).sum() + np.log(noise).sum()
-    return -0.5 * (misfit + float(volume)), mean, np.linalg.inv(precision)
+    return -0.5 * (misfit + float(volume)), mean, np.asarray(np.linalg.inv(precision), dtype=np.float64)
 
 
 def _effect(
@@ -188,9 +187,7 @@ def _effect(
         variance = fit.covariance[at, at] + fit.covariance[zero, zero] - 2 * fit.covariance[at, zero]
         reach = 0.0 if at == zero else _Z * math.sqrt(max(0.0, float(variance)))
         found.append(
-            Level(
-                value, math.exp(mean), math.exp(mean - reach), math.exp(mean + reach), *counts[value], value == base
-            )
+            Level(value, math.exp(mean), math.exp(mean - reach), math.exp(mean + reach), *counts[value], value == base)
         )
     return Effect(parameter, tuple(found))
 

@@ -15,7 +15,8 @@ BEST = 4
 @dataclass(frozen=True, slots=True)
 class Level:
     """One open-loop level. `output_tokens_per_s` of a rate that held is rate x tokens per answer: the level's own
-    window still drains what stood before it."""
+    window still drains what stood before it.
+    """
 
     rate_req_per_s: float
     ttft_p95_s: float | None
@@ -49,9 +50,9 @@ def loads_of(figures: Figures, confirmations: Iterable[Figures] = ()) -> Loads:
     for run in confirmations:
         if run.fingerprint == figures.fingerprint:
             found += [_level(doc, tokens, saturation, "confirmation") for doc in _open(run)]
-    return Loads(
-        figures.trial, figures.label, tuple(sorted(found, key=lambda level: level.rate_req_per_s)), saturation
-    )
+    if saturation and tokens:
+        found.append(Level(saturation, None, saturation * tokens, "misses", "server kept full"))
+    return Loads(figures.trial, figures.label, tuple(sorted(found, key=lambda level: level.rate_req_per_s)), saturation)
 
 
 def mean_output_tokens(figures: Figures) -> float:

@@ -49,7 +49,9 @@ def outcomes(summary: StudySummary) -> Outcomes:
         space.get("valid"),
         tuple(sorted(rejected, key=lambda r: -r.points)),
         _kinds([f for f in trials if f.state in ("failed", "invalid")]),
-        tuple(sorted((f for f in trials if f.state == "infeasible"), key=lambda f: max(f.constraints.values(), default=0))),
+        tuple(
+            sorted((f for f in trials if f.state == "infeasible"), key=lambda f: max(f.constraints.values(), default=0))
+        ),
         tuple(
             sorted(
                 (f for f in trials if f.state == "pruned"),

@@ -39,12 +39,15 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`matched_by` is how many random draws reach this study's best on average; None beyond those looked at."""
+    """`matched_by` is how many random draws reach this study's best on average; None when even `cheapest`, the
+    cheapest of all points by the same reckoning, does not.
+    """
 
     steps: tuple[Step, ...]
     random: tuple[Expected, ...]
     scale: float | None
     matched_by: int | None
+    cheapest: float | None = None
 
 
 LOOKED_AT = 10_000
@@ -61,7 +64,7 @@ def progress(summary: StudySummary) -> Progress:
     costs = [math.inf if q is None else scale * float(q) for q in quantiles]
     best = next((step.best for step in reversed(steps) if step.best), None)
     random = tuple(e for e in (expected_best(costs, n) for n in range(1, len(steps) + 1)) if e is not None)
-    return Progress(steps, random, scale, _matched(costs, best) if best else None)
+    return Progress(steps, random, scale, _matched(costs, best) if best else None, costs[0])
 
 
 def expected_best(costs: Sequence[float], draws: int) -> Expected | None:

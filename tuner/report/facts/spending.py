@@ -40,9 +40,7 @@ def spending(summary: StudySummary) -> Spending:
     shares.append(_share("confirmation", summary.confirmations_in_order))
     used = summary.used
     saves, tokens, hours = _pays_back(summary)
-    return Spending(
-        tuple(s for s in shares if s.trials), used.gpu_hours, used.usd, used.wall_s, saves, tokens, hours
-    )
+    return Spending(tuple(s for s in shares if s.trials), used.gpu_hours, used.usd, used.wall_s, saves, tokens, hours)
 
 
 def _share(outcome: str, trials: Sequence[Figures]) -> Share:

@@ -25,6 +25,7 @@ from tuner.report.sentences import (
     predictions_text,
     random_text,
     spent_text,
+    verdict_text,
 )
 from tuner.report.words import duration, money, rate, seconds, several
 from tuner.study.summary import Figures
@@ -51,7 +52,8 @@ def summary_section(report: StudyReport) -> str:
             _cards([_spent_card(report), _trials_card(report)]),
         ])  # fmt: skip
     certain = report.certainty
-    texts = [paragraph(certainty_text(report), "good" if certain and certain.clear else "bad")]
+    texts = [paragraph(verdict_text(report), "good" if certain and certain.clear else "bad")]
+    texts.append(paragraph(certainty_text(report)))
     texts += [paragraph(t) for t in (confirmation_text(report), baseline_text(report), ended_text(report)) if t]
     return "".join([
         _cards([_cost_card(report, best), _ttft_card(report, best), _rate_card(report, best), _spent_card(report)]),
@@ -134,7 +136,7 @@ def ranking_section(report: StudyReport) -> str:
         for f in shown
     ]
     columns = ("rank", "trial", "USD/M tokens", "dearer by", "capacity", "TTFT p95", "confirmed", "configuration")
-    return table("Measured configurations, cheapest first", columns, rows, numbers=(0, 1, 2, 3))
+    return table("Measured configurations, cheapest first", columns, rows, numbers=(0, 1, 2, 3, 4, 5))
 
 
 def trade_off_chart(report: StudyReport) -> Chart:
@@ -179,8 +181,14 @@ def load_charts(report: StudyReport) -> list[Chart]:
     limit = report.limits.get("ttft_p95_s")
     simulated = report.summary.simulated
     return [
-        load_curve(Quantity("load-ttft", "TTFT p95 over the rate", "TTFT p95, s", limit, logarithmic=True), ttft, simulated=simulated),
-        load_curve(Quantity("load-tokens", "Throughput over the rate", "output tokens per second"), tokens, simulated=simulated),
+        load_curve(
+            Quantity("load-ttft", "TTFT p95 over the rate", "TTFT p95, s", limit, logarithmic=True),
+            ttft,
+            simulated=simulated,
+        ),
+        load_curve(
+            Quantity("load-tokens", "Throughput over the rate", "output tokens per second"), tokens, simulated=simulated
+        ),
     ]
 
 
@@ -207,16 +215,36 @@ def outcomes_section(report: StudyReport) -> str:
     if out.rejected:
         left = f"; {out.valid:,} were left" if out.valid is not None else ""
         caption = f"Rejected before anything was deployed: {sum(r.points for r in out.rejected):,} points{left}"
-        parts.append(table(caption, ("rule", "points", "why"), [(r.rule, f"{r.points:,}", r.why) for r in out.rejected], numbers=(1,)))
+        parts.append(
+            table(
+                caption,
+                ("rule", "points", "why"),
+                [(r.rule, f"{r.points:,}", r.why) for r in out.rejected],
+                numbers=(1,),
+            )
+        )
     if out.failures:
         rows = [(k.kind, k.state, str(len(k.trials)), _numbers(k.trials), k.message) for k in out.failures]
-        parts.append(table("Failed or invalid trials", ("kind", "", "count", "trials", "last message"), rows, numbers=(2,)))
+        parts.append(
+            table(
+                "Failed or invalid trials", ("kind", "outcome", "count", "trials", "last message"), rows, numbers=(2,)
+            )
+        )
     if out.missed:
         rows2 = [(str(f.trial), seconds(f.ttft_p95_s), f.failure or "", f.label) for f in out.missed]
-        parts.append(table("Over a limit at every rate", ("trial", "nearest TTFT p95", "why", "configuration"), rows2, numbers=(0,)))
+        parts.append(
+            table(
+                "Over a limit at every rate", ("trial", "nearest TTFT p95", "why", "configuration"), rows2, numbers=(0,)
+            )
+        )
     if out.dropped:
         rows3 = [
-            (str(f.trial), f"≥ {money(f.bound_usd_per_million_output_tokens)}", rate(f.result.get("bound_req_per_s")), f.label)
+            (
+                str(f.trial),
+                f"≥ {money(f.bound_usd_per_million_output_tokens)}",
+                rate(f.result.get("bound_req_per_s")),
+                f.label,
+            )
             for f in out.dropped
         ]
         parts.append(

@@ -11,7 +11,7 @@ from typing import Any
 from tuner.report.facts.spending import gpu_hours, usd
 from tuner.report.facts.study_report import StudyReport
 from tuner.report.page.command_line import differences, flag_lines
-from tuner.report.page.markup import block, folded, paragraph, pairs, table
+from tuner.report.page.markup import block, folded, pairs, paragraph, table
 from tuner.report.words import duration, money, rate, seconds
 from tuner.study.summary import Figures
 
@@ -27,16 +27,14 @@ def trials_section(report: StudyReport) -> str:
     most = max(LEAST_LOG_BYTES, LOGS_BYTES // max(1, len(tails)))
     parts = [_trial(f, summary.best, most, f"trial-{f.trial}", "Trial") for f in summary.trials_in_order]
     runs = [
-        _trial(f, summary.best, most, f"confirmation-{f.trial}", "Confirmation")
-        for f in summary.confirmations_in_order
+        _trial(f, summary.best, most, f"confirmation-{f.trial}", "Confirmation") for f in summary.confirmations_in_order
     ]
     confirmations = f'<h3>Confirmations</h3><div class="trials">{"".join(runs)}</div>' if runs else ""
     return f'<div class="trials">{"".join(parts)}</div>{confirmations}' if parts else paragraph("No trial has run yet.")
 
 
 def _trial(f: Figures, best: Figures | None, most: int, key: str, what: str) -> str:
-    facts = _facts(f)
-    body = pairs(facts) + _command(f, best)
+    body = pairs(_facts(f, best)) + _command(f, best)
     levels = f.result.get("levels") or []
     if levels:
         body += _levels(levels)
@@ -56,7 +54,17 @@ def _headline(f: Figures) -> str:
     return f"{word} ({kind})" if kind else word
 
 
-def _facts(f: Figures) -> dict[str, str]:
+def _reports(f: Figures, best: Figures | None) -> tuple[str, str]:
+    """What the engine said it runs with; beside the best one only where it differs."""
+    effective = f.result.get("effective") or {}
+    theirs = (best.result.get("effective") or {}) if best is not None and best.trial_id != f.trial_id else {}
+    if not theirs or not effective:
+        return "engine reports", _inline(effective)
+    own = {k: v for k, v in effective.items() if theirs.get(k) != v}
+    return "engine reports", f"{_inline(own)}; else as the best one" if own else "as the best one"
+
+
+def _facts(f: Figures, best: Figures | None) -> dict[str, str]:
     versions = f.result.get("versions") or {}
     belief = f.proposal.get("predicted_usd_per_million")
     facts = {
@@ -65,7 +73,7 @@ def _facts(f: Figures) -> dict[str, str]:
         "capacity": rate(f.capacity_req_per_s) if f.capacity_req_per_s else "",
         "capacity at most": rate(f.result.get("bound_req_per_s")) if f.result.get("bound_req_per_s") else "",
         "failure": f.failure or "",
-        "engine reports": _inline(f.result.get("effective") or {}),
+        **dict([_reports(f, best)]),
         "start-up": duration(f.start_up_s) if f.start_up_s is not None else "",
         "took": f"{gpu_hours(f):.2f} GPU-hours, {money(usd(f))}" if f.result else "",
         "node": str(f.result.get("node") or ""),
@@ -103,7 +111,9 @@ def _command(f: Figures, best: Figures | None) -> str:
 def _levels(levels: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
-            f"{level['rate_req_per_s']:.3g} req/s" if level.get("rate_req_per_s") else f"{level.get('concurrency')} at once",
+            f"{level['rate_req_per_s']:.3g} req/s"
+            if level.get("rate_req_per_s")
+            else f"{level.get('concurrency')} at once",
             duration(float(level.get("duration_s") or 0.0)),
             str(level.get("requests", "")),
             str(level.get("misses", "")),

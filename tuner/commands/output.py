@@ -1,0 +1,52 @@
+"""How every command speaks: results on stdout, everything else on stderr; readers that have gone are no fault."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import UsageError
+
+
+def say(text: str) -> None:
+    """Tell something on stderr; nobody reading it any more changes nothing."""
+    with suppress(BrokenPipeError):
+        for line in text.splitlines():
+            if line:
+                print(f"tuner: {line}", file=sys.stderr)
+
+
+def show(write: Callable[[], None]) -> None:
+    """Print results on stdout. A reader that has gone (`| head`) is no fault, and the exit code stays."""
+    try:
+        write()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_json(doc: Any) -> None:
+    """One JSON document on stdout."""
+    text = json.dumps(doc, indent=2, sort_keys=True, allow_nan=False)
+    show(lambda: print(text))
+
+
+def write_text(text: str, output: Path | None) -> None:
+    """A result into a file, or on stdout.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    if output is None or str(output) == "-":
+        show(lambda: print(text, end=""))
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise UsageError(f"{output}: cannot be written: {exc.strerror}") from exc
+    say(f"wrote {output}")
