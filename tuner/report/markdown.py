@@ -43,8 +43,8 @@ def _summary(report: StudyReport) -> list[str]:
     interval = f" (90 % interval {money(certain.interval.low)} to {money(certain.interval.high)})" if certain else ""
     return [
         "## Summary",
-        f"**{money(best.usd_per_million_output_tokens)} per million output tokens**{interval}: trial {best.trial}, "
-        f"{_text(best.label)}",
+        f"**{money(best.usd_per_million_output_tokens)} per million output tokens**{interval}",
+        f"Trial {best.trial}: {_text(best.label)}",
         f"**{_text(verdict_text(report))}** {_text(certainty_text(report))}",
         _text(confirmation_text(report)),
         _text(baseline_text(report)),

@@ -80,14 +80,14 @@ def random_text(report: StudyReport) -> str:
         )
     made = (
         "The random baseline is computed, not run: the engine model's predicted costs of all "
-        f"{report.outcomes.valid or 0:,} valid points, scaled by {progress.scale:.2f} (this study's median of measured over "
-        "predicted), drawn at random; the band holds 8 of 10 such samples. It leaves out that random points also fail, "
-        "which flatters it."
+        f"{report.outcomes.valid or 0:,} valid points, scaled by {progress.scale:.2f} (this study's median of measured "
+        "over predicted), drawn at random; the band holds 8 of 10 such samples. It leaves out that random points also "
+        "fail, which flatters it."
     )
     if progress.matched_by is None:
         return (
-            f"{made} By that reckoning the cheapest of all points costs {money(progress.cheapest)}, more than this study's "
-            "best, so it cannot tell how many random points would equal it."
+            f"{made} By that reckoning the cheapest of all points costs {money(progress.cheapest)}, more than this "
+            "study's best, so it cannot tell how many random points would equal it."
         )
     return f"{made} On average {several(progress.matched_by, 'random point')} would reach this study's best."
 
@@ -99,9 +99,9 @@ def effects_text(report: StudyReport) -> str:
         return "Too few costs are known to tell the parameters' effects apart."
     return (
         f"From an additive model of log cost over {several(found.costs, 'measured cost')} and "
-        f"{several(found.bounds, 'bound')}; bars are 90 % intervals. The search looked where it was cheap, so levels were "
-        "not tried evenly; parameters that changed together share their effect and show wide bars; what depends on two "
-        f"parameters at once stays in the rest, {found.rest_sd:.0%} of cost."
+        f"{several(found.bounds, 'bound')}; bars are 90 % intervals. The search looked where it was cheap, so levels "
+        "were not tried evenly; parameters that changed together share their effect and show wide bars; what depends "
+        f"on two parameters at once stays in the rest, {found.rest_sd:.0%} of cost."
     )
 
 
@@ -112,8 +112,8 @@ def predictions_text(report: StudyReport) -> str:
         if found is not None:
             rank = f", rank correlation {found.rank:.2f}" if found.rank is not None else ""
             parts.append(
-                f"{who}: measured is {found.ratio:.2f} times predicted in the median, off that by {found.off_by:.0%}{rank} "
-                f"({several(found.count, 'trial')})"
+                f"{who}: measured is {found.ratio:.2f} times predicted in the median, off that by {found.off_by:.0%}"
+                f"{rank} ({several(found.count, 'trial')})"
             )
     if not parts:
         return "No predictions were kept with these trials."
@@ -150,8 +150,8 @@ def pays_back_text(report: StudyReport) -> str:
     if spent.saves_usd_per_million is None or spent.pays_back_after_million_tokens is None:
         return ""
     text = (
-        f"Against the baseline the best saves {money(spent.saves_usd_per_million)} per million output tokens: the search "
-        f"has paid for itself after {spent.pays_back_after_million_tokens:,.0f} million tokens"
+        f"Against the baseline the best saves {money(spent.saves_usd_per_million)} per million output tokens: the "
+        f"search has paid for itself after {spent.pays_back_after_million_tokens:,.0f} million tokens"
     )
     if spent.pays_back_after_replica_h is not None:
         text += f", {duration(3600 * spent.pays_back_after_replica_h)} of one replica at its rate"

@@ -52,11 +52,11 @@ class Failure:
 class TrialResult:
     """The outcome of one trial. From an external command the first five fields suffice.
 
-    `capacity_req_per_s` and what follows are None unless `state` is `measured`; `bound_req_per_s` is an upper bound of
-    the capacity for `pruned` and `infeasible`. `saturation_req_per_s` is the throughput of the full server, whatever the
-    limits. `ttft_p95_s` of an infeasible trial is its nearest miss. `start_up_s`
-    is process start to first generated token; `gpu_seconds` is GPUs held x wall time. `effective` is what the engine
-    says it runs with; `client` describes the load client's own health.
+    `capacity_req_per_s` and what follows are None unless `state` is `measured`; `bound_req_per_s` is an upper bound
+    of the capacity for `pruned` and `infeasible`. `saturation_req_per_s` is the full server's throughput.
+    `ttft_p95_s` of an infeasible trial is its nearest miss. `start_up_s` is process start to first generated token;
+    `gpu_seconds` is GPUs held x wall time. `effective` is what the engine says it runs with; `client` describes the
+    load client's own health.
     """
 
     id: str

@@ -28,8 +28,9 @@ def bars(key: str, title: str, amounts: Sequence[Amount], columns: tuple[str, st
     scale = scale_of([a.value for a in amounts], _NAMES, WIDTH - _FIGURES, zero=True, margin=0.0)
     description = "; ".join(f"{a.name}: {a.text}" for a in amounts) or "Nothing yet."
     parts = [
-        f'<svg viewBox="0 0 {canvas.number(WIDTH)} {canvas.number(height)}" role="img" aria-labelledby="{key}-t {key}-d">'
-        f'<title id="{key}-t">{escape(title)}</title><desc id="{key}-d">{escape(description)}</desc>'
+        f'<svg viewBox="0 0 {canvas.number(WIDTH)} {canvas.number(height)}" role="img"',
+        f' aria-labelledby="{key}-t {key}-d">',
+        f'<title id="{key}-t">{escape(title)}</title><desc id="{key}-d">{escape(description)}</desc>',
     ]
     for i, amount in enumerate(amounts):
         y, end = 8 + _ROW * i, scale(amount.value)

@@ -57,9 +57,9 @@ def _drawing(scale: Scale, marks: Sequence[str], height: float, description: str
     axis = Axis(scale, "cost as a factor")
     bottom = height - BOTTOM
     parts = [
-        f'<svg viewBox="0 0 {canvas.number(WIDTH)} {canvas.number(height)}" role="img" '
-        'aria-labelledby="effects-t effects-d">'
-        f'<title id="effects-t">{_TITLE}</title><desc id="effects-d">{escape(description)}</desc>'
+        f'<svg viewBox="0 0 {canvas.number(WIDTH)} {canvas.number(height)}" role="img" '  # noqa: ISC004 - one tag
+        'aria-labelledby="effects-t effects-d">',
+        f'<title id="effects-t">{_TITLE}</title><desc id="effects-d">{escape(description)}</desc>',
     ]
     for value in axis.at:
         at = canvas.number(scale(value))

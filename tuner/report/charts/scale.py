@@ -57,6 +57,7 @@ def scale_of(
     if zero:
         low, high = min(0.0, low), max(0.0, high)
     span = max(high - low, 0.1 * max(abs(high), abs(low)), SMALLEST)
+    high = max(high, low + span) if low == high else high
     at_zero = zero and low == 0
     return Scale(low if at_zero else low - margin * span, high + margin * span, start, end)
 

@@ -71,7 +71,8 @@ def trade_off(points: Sequence[Point], limit_s: float | None, *, simulated: bool
 def _mark(p: Point, x: Axis, y: Axis) -> str:
     at = x.scale(p.ttft_p95_s), y.scale(p.usd_per_million)
     least = "at least " if p.kind != "measured" else ""
-    tip = f"trial {p.trial}{f' ({p.name})' if p.name else ''}: TTFT p95 {p.ttft_p95_s:.3g} s, {least}${p.usd_per_million:.4g}/M"
+    name = f" ({p.name})" if p.name else ""
+    tip = f"trial {p.trial}{name}: TTFT p95 {p.ttft_p95_s:.3g} s, {least}${p.usd_per_million:.4g}/M"
     if p.kind != "measured":
         return canvas.triangle(*at, "k2", tip)
     drawn = canvas.dot(*at, "k1", tip)
@@ -92,6 +93,6 @@ def _description(points: Sequence[Point], limit_s: float | None) -> str:
         return f"No trial was measured{within}."
     best = min(measured, key=lambda p: (not p.winner, p.usd_per_million))
     return (
-        f"{len(measured)} measured trials{within}. The best, trial {best.trial}, costs {best.usd_per_million:.4g} USD per "
-        f"million output tokens at a TTFT p95 of {best.ttft_p95_s:.3g} s."
+        f"{len(measured)} measured trials{within}. The best, trial {best.trial}, costs "
+        f"{best.usd_per_million:.4g} USD per million output tokens at a TTFT p95 of {best.ttft_p95_s:.3g} s."
     )

@@ -1,7 +1,7 @@
 """What is known of one configuration's capacity at any latency limit: from its stored load levels and its bounds.
 
 A rate that held at the tuned limit holds at every looser one. A rate that missed a limit misses every stricter one.
-Levels store percentiles, not requests, so another limit than the tuned one is judged by the point estimate of p95. Pure.
+Levels store percentiles, not requests: another limit than the tuned one is judged by the point estimate of p95. Pure.
 """
 
 from __future__ import annotations

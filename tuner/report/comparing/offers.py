@@ -18,7 +18,7 @@ from tuner.study.score import paid_tokens_per_request, usd_per_million
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One configuration: of which side and study, at which price, worth how many paid tokens a request."""
+    """One configuration: of which side and study, at which price, worth how many paid tokens."""
 
     side: str
     study: str
@@ -33,7 +33,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """An offer at some limits. `cost` is None where no rate was shown to hold; `least` is the bound; USD per million."""
+    """An offer at some limits. `cost` (USD per million) is None where nothing was shown to hold; `least` bounds it."""
 
     offer: Offer
     rate_req_per_s: float | None

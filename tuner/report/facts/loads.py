@@ -14,8 +14,10 @@ BEST = 4
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One open-loop level. `output_tokens_per_s` of a rate that held is rate x tokens per answer: the level's own
-    window still drains what stood before it.
+    """One open-loop level.
+
+    `output_tokens_per_s` of a rate that held is rate x tokens per answer: the level's own window still drains what
+    stood before it.
     """
 
     rate_req_per_s: float

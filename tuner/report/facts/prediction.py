@@ -33,8 +33,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """`ratio` is the median of measured over predicted, `off_by` the median distance from it as a factor - 1,
-    `rank` Spearman's correlation (None for fewer than three).
+    """How measured and predicted go together.
+
+    `ratio` is the median of measured over predicted, `off_by` the median distance from it as a factor - 1, `rank`
+    Spearman's correlation (None for fewer than three).
     """
 
     count: int

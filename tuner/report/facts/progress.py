@@ -39,8 +39,10 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`matched_by` is how many random draws reach this study's best on average; None when even `cheapest`, the
-    cheapest of all points by the same reckoning, does not.
+    """The course, and the baseline.
+
+    `matched_by` is how many random draws reach this study's best on average; None when even `cheapest`, the cheapest
+    of all points by the same reckoning, does not.
     """
 
     steps: tuple[Step, ...]

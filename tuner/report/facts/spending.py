@@ -20,7 +20,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """`pays_back_after_million_tokens` and `_replica_h` against the baseline, at the winner's rate; None without both."""
+    """The sums. `pays_back_...` is against the baseline, at the winner's rate; None without both."""
 
     shares: tuple[Share, ...]
     gpu_hours: float

@@ -13,6 +13,9 @@ from tuner.report.page.trial_details import trials_section
 
 SIMULATED = "SIMULATED: figures of an engine model, nothing was measured"
 
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""Nothing may be fetched and no script may run, whatever a log line looks like."""
+
 _SECTIONS: tuple[tuple[str, str, Callable[[StudyReport], str]], ...] = (
     ("summary", "Summary", sections.summary_section),
     ("ranking", "Ranking", sections.ranking_section),
@@ -38,7 +41,7 @@ def page(report: StudyReport) -> str:
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="referrer" content="no-referrer">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{style_sheet()}</style></head><body>'
         f'<a class="skip" href="#summary">to the summary</a>{stamp}<header><h1>{escape(summary.study)}</h1>'
         f'<p class="m0">{escape(_origin(report))}</p><nav aria-label="Sections"><ul>{links}</ul></nav></header>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 from tuner.report.charts.agreement import agreement
 from tuner.report.charts.bars import Amount, bars
@@ -73,8 +74,6 @@ def _image(best: Figures) -> str:
 
 
 def _cards(cards: Sequence[tuple[str, str, str]]) -> str:
-    from html import escape  # noqa: PLC0415
-
     inner = "".join(
         f'<div class="card"><span>{escape(head)}</span><b>{escape(big)}</b><span>{escape(small)}</span></div>'
         for head, big, small in cards
@@ -273,7 +272,8 @@ def money_section(report: StudyReport) -> str:
         ("outcome", "spent"),
         simulated=report.summary.simulated,
     )
-    return f'<div class="grid"><div>{figure(chart)}</div><div>{paragraph(spent_text(report))}{paragraph(pays_back_text(report))}</div></div>'
+    texts = paragraph(spent_text(report)) + paragraph(pays_back_text(report))
+    return f'<div class="grid"><div>{figure(chart)}</div><div>{texts}</div></div>'
 
 
 def _share(share: Share) -> str:
