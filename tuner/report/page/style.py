@@ -101,7 +101,9 @@ table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nu
 caption{text-align:left;color:var(--muted);padding:2px 0;white-space:nowrap}
 th,td{text-align:left;padding:4px 14px 4px 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600}
+td:last-child{min-width:15em}
 .r{text-align:right;white-space:nowrap}
+td.r:last-child{min-width:0}
 pre{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:10px 12px;overflow-x:auto;font:13px/1.45 ui-monospace,"SF Mono",Menlo,"DejaVu Sans Mono",monospace;margin:8px 0}
 dl{display:grid;grid-template-columns:minmax(110px,max-content) minmax(0,1fr);gap:2px 16px;margin:8px 0;font-size:.875rem}
 dt{color:var(--muted)}
