@@ -46,7 +46,7 @@ def _table(summary: StudySummary, rows: list[tuple[str, Figures]]) -> Table:
     table = new_table(f"{summary.study}{mark}", *columns, right=numbers, whole=("", "con-\nfirmed"))
     for name, f in rows:
         best = _config(summary.best) if summary.best else None
-        table.add_row(name, str(f.trial), *_cells(f), _short(_config(f), best))
+        table.add_row(name, str(f.trial), *_cells(f), short(_config(f), best))
     return table
 
 
@@ -54,7 +54,7 @@ def _config(f: Figures) -> ServingConfig | None:
     return ServingConfig.from_json(f.config) if f.config else None
 
 
-def _short(config: ServingConfig | None, best: ServingConfig | None) -> str:
+def short(config: ServingConfig | None, best: ServingConfig | None) -> str:
     """Where a configuration differs from the best, whose numbers stand below the table; in full without one."""
     if config is None:
         return ""

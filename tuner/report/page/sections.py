@@ -28,7 +28,9 @@ from tuner.report.sentences import (
     spent_text,
     verdict_text,
 )
+from tuner.report.table import short
 from tuner.report.words import duration, money, rate, seconds, several
+from tuner.space.config import ServingConfig
 from tuner.study.summary import Figures
 
 TOP = 10
@@ -130,12 +132,28 @@ def ranking_section(report: StudyReport) -> str:
             rate(f.capacity_req_per_s),
             seconds(f.ttft_p95_s),
             {"holds": "yes", "missed": "refuted", None: ""}.get(f.standing, str(f.standing)),
-            f"{names[f.fingerprint]}: {f.label}" if f.fingerprint in names else f.label,
+            _difference(f, shown[0], names.get(f.fingerprint)),
         )
         for f in shown
     ]
-    columns = ("rank", "trial", "USD/M tokens", "dearer by", "capacity", "TTFT p95", "confirmed", "configuration")
+    columns = (
+        "rank",
+        "trial",
+        "USD/M tokens",
+        "dearer by",
+        "capacity",
+        "TTFT p95",
+        "confirmed",
+        "layout and bundles; others: where they differ",
+    )
     return table("Measured configurations, cheapest first", columns, rows, numbers=(0, 1, 2, 3, 4, 5))
+
+
+def _difference(f: Figures, best: Figures, name: str | None) -> str:
+    """A row's configuration beside the best one's, as the terminal's table has it."""
+    config, reference = (ServingConfig.from_json(x.config) if x.config else None for x in (f, best))
+    text = short(config, reference)
+    return f"{name}: {text}" if name else text
 
 
 def trade_off_chart(report: StudyReport) -> Chart:

@@ -112,7 +112,7 @@ dd{margin:0;overflow-wrap:anywhere}
 .trials>details[open]{padding-bottom:12px}
 footer{color:var(--muted);font-size:.875rem;padding-bottom:40px;margin-top:40px}
 @media(max-width:820px){.grid{grid-template-columns:minmax(0,1fr)}header,main,footer{padding:0 14px}svg text{font-size:15px}h1{font-size:1.4rem}dl{grid-template-columns:minmax(0,1fr)}dd{margin-bottom:6px}}
-@media print{body{font-size:10.5pt}.stamp{position:static;border:1.5pt solid}nav,.skip{display:none}header,main,footer{max-width:none;padding:0}h2{margin-top:22px;break-after:avoid}.card,figure,tr,pre{break-inside:avoid}pre{white-space:pre-wrap;overflow-wrap:anywhere}.x{overflow:visible}.grid{grid-template-columns:repeat(2,minmax(0,1fr));gap:14px}.cards{grid-template-columns:repeat(3,minmax(0,1fr))}summary{list-style:none}figure details{display:none}@page{margin:14mm}}
+@media print{body{font-size:10.5pt}.stamp{position:static;border:1.5pt solid}nav,.skip{display:none}header,main,footer{max-width:none;padding:0}h2{margin-top:22px}h2,h3,h4{break-after:avoid}.card,figure,tr{break-inside:avoid}table{font-size:8.5pt}th,td{padding-right:9px}td:last-child{min-width:0}pre{white-space:pre-wrap;overflow-wrap:anywhere}.x{overflow:visible}.grid{grid-template-columns:repeat(2,minmax(0,1fr));gap:14px}.cards{grid-template-columns:repeat(4,minmax(0,1fr))}.card{padding:8px 9px}.card b{font-size:1.2rem}summary{list-style:none}figure details{display:none}@page{margin:14mm}}
 """
 
 
