@@ -3,14 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test e2e check lint types layers format schema lock bench clean
+.PHONY: demo test e2e coverage check lint types layers format schema lock bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tuner search --space amd-mi355x.yaml --runtime simulated --trials 30
 	$(BIN)/tuner export helm --space amd-mi355x.yaml --allow-simulated --output values.yaml
 
+# Two runs: the second kills real processes at every write, and wants the machine to itself.
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -n auto --cov --cov-report=term --ignore=tests/e2e
+	$(BIN)/pytest -n auto --ignore=tests/e2e $(PYTEST_ARGS)
+	$(BIN)/pytest -n auto tests/e2e
 
 check: lint types layers schema-check
 
@@ -40,9 +42,12 @@ lock: $(VENV)/.installed-dev
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links -q pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links -q --extra postgres --group dev pyproject.toml -o requirements-dev.txt
 
-# SIGKILL of real processes at every write: minutes of both cores, and wants the machine to itself.
+# Also the kills that repeat a place of the code at another moment of a study.
 e2e: $(VENV)/.installed-dev
-	$(BIN)/pytest -n auto tests/e2e
+	TUNER_KILL_MATRIX=full $(BIN)/pytest -n auto tests/e2e
+
+coverage: $(VENV)/.installed-dev
+	$(BIN)/pytest -n auto --ignore=tests/e2e --cov --cov-report=term
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python tests/benchmarks/calibrate.py

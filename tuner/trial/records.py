@@ -74,7 +74,7 @@ def _line(number: int, part: int, parts: int, piece: str) -> str:
 
 
 def _checksum(number: int, part: int, parts: int, piece: str) -> str:
-    return f"{zlib.crc32(f'{number} {part}/{parts} {piece}'.encode()):08x}"
+    return f"{zlib.crc32(f'{number} {part}/{parts} {piece}'.encode(errors='surrogatepass')):08x}"
 
 
 def read_records(lines: Iterable[str]) -> Reading:

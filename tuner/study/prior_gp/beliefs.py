@@ -16,7 +16,7 @@ from scipy.special import expit
 
 from tuner.study.history import PastTrial
 from tuner.study.prior_gp import feasibility, process
-from tuner.study.prior_gp.observations import Costs, Observations, observe
+from tuner.study.prior_gp.observations import Costs, Observations, observe, without_collapsed
 from tuner.study.prior_gp.table import CandidateTable
 
 Codes = NDArray[np.intp]
@@ -91,7 +91,7 @@ def measured_posterior(table: CandidateTable, history: Sequence[PastTrial]) -> d
 
     A lucky measurement is drawn towards what its like have shown.
     """
-    seen = observe(history, table.index)
+    seen = without_collapsed(observe(history, table.index), table.prior)
     measured = np.unique(seen.costs.which[~seen.costs.bound])
     if not len(measured):
         return {}

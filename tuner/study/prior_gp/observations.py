@@ -1,6 +1,7 @@
 """What each past trial says to the sampler: a cost, a bound, a verdict on starting and on serving, or nothing.
 
     measured        log cost; it starts, it serves
+    measured, but collapsed (far dearer than the model and than the best)  as if it did not start
     infeasible      it starts, it does not serve
     failed (configuration)  it does not start
     raced out       log cost a little above the bound, with noise of its own; it starts, it serves
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +85,41 @@ def observe(history: Sequence[PastTrial], index: Mapping[str, int]) -> Observati
                 serves[i] = trial.state != "infeasible"
             costs += _cost(i, trial)
     return Observations(_costs(costs), _labels(starts), _labels(serves), _array(running), frozenset(tried), outside)
+
+
+COLLAPSE_VS_MODEL, COLLAPSE_VS_BEST = math.log(4.0), math.log(3.0)
+"""A configuration is collapsed when it costs so much more than the engine model says (corrected by how far the model is
+off elsewhere) and so much more than the best. Seen on simulated MI355X nodes with a few GiB less memory than expected:
+the KV cache holds one request, 0.09 req/s are left, at 35 times the predicted cost. That is a memory cliff, of the same
+kind as not starting; as a cost it would outweigh all other observations."""
+
+
+def without_collapsed(seen: Observations, prior: Floats) -> Observations:
+    """Collapsed measurements count as failed starts. `prior` is the model's log cost of every candidate, centred."""
+    costs = seen.costs
+    known = np.flatnonzero(~costs.bound)
+    if not len(known):
+        return seen
+    beyond = costs.log_cost - prior[costs.which]
+    usual = np.sort(beyond[known])[(len(known) - 1) // 2]
+    best = min(float(costs.log_cost[known].min()), seen.outside)
+    lost = ~costs.bound & (beyond > usual + COLLAPSE_VS_MODEL) & (costs.log_cost > best + COLLAPSE_VS_BEST)
+    if not lost.any():
+        return seen
+    fallen = np.unique(costs.which[lost])
+    kept = ~np.isin(costs.which, fallen)
+    starts = {int(i): bool(good) for i, good in zip(seen.starts.which, seen.starts.good, strict=True)}
+    return replace(
+        seen,
+        costs=Costs(costs.which[kept], costs.log_cost[kept], costs.bound[kept]),
+        starts=_labels({**starts, **dict.fromkeys(map(int, fallen), False)}),
+        serves=_keep(seen.serves, fallen),
+    )
+
+
+def _keep(labels: Labels, without: Codes) -> Labels:
+    kept = ~np.isin(labels.which, without)
+    return Labels(labels.which[kept], labels.good[kept])
 
 
 def _cost(i: int, trial: PastTrial) -> list[tuple[int, float, bool]]:

