@@ -1,4 +1,4 @@
-"""How long a report takes and how large it is: studies of 100 and 1,000 synthetic trials, written straight to a database.
+"""How long a report takes and how large it is: 100 and 1,000 synthetic trials, written straight to a database.
 
 Fails when 1,000 trials take more than 5 s, or the page of 100 trials is larger than 300 KB.
 """
@@ -10,23 +10,22 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import optuna  # noqa: E402 - the tests' problems are beside this folder
-from optuna.trial import TrialState, create_trial  # noqa: E402
-from support.problems import a_problem, make_spec  # noqa: E402
-from support.studies import mixed  # noqa: E402
+import optuna
+from optuna.trial import TrialState, create_trial
+from support.problems import a_problem, make_spec
+from support.studies import mixed
 
-from tuner.report.facts.study_report import gather  # noqa: E402
-from tuner.report.page.document import page  # noqa: E402
-from tuner.study.opening import IDENTITY, PLAN, _plan  # noqa: E402
-from tuner.study.problem import TokenWeights  # noqa: E402
-from tuner.study.storage import open_storage  # noqa: E402
-from tuner.study.summary import read_summary  # noqa: E402
-from tuner.study.verdict import judge, stored_result  # noqa: E402
+from tuner.report.facts.study_report import gather
+from tuner.report.page.document import page
+from tuner.study.opening import IDENTITY, PLAN, _plan
+from tuner.study.problem import TokenWeights
+from tuner.study.storage import open_storage
+from tuner.study.summary import read_summary
+from tuner.study.verdict import judge, stored_result
 
 MOST_S, MOST_BYTES = 5.0, 300_000
 
@@ -76,8 +75,7 @@ def main() -> int:
             url = f"sqlite:///{folder}/demo.db"
             synthetic(url, count)
             started_s = time.perf_counter()
-            report = gather(read_summary(url))
-            text = page(report)
+            text = page(gather(read_summary(url)))
             took_s = time.perf_counter() - started_s
         size = len(text.encode())
         print(
