@@ -73,6 +73,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python tests/benchmarks/search.py --worlds 8
 	$(BIN)/python tests/benchmarks/regret.py
 	$(BIN)/python tests/benchmarks/kubernetes_requests.py
+	$(BIN)/python tests/benchmarks/report.py
 
 clean:
 	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

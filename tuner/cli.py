@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from tuner import __version__
-from tuner.commands import cluster, doctor, export, init, plan, probe, status
+from tuner.commands import cluster, doctor, export, init, plan, probe, report, status
 from tuner.commands.cluster import Stopping
 from tuner.commands.options import AsJson, Context, Namespace, Space, Storage, StudyName
 from tuner.commands.output import counting, print_json, say, show
@@ -30,6 +30,7 @@ app.command()(probe.probe)
 app.command()(doctor.doctor)
 app.add_typer(export.app, name="export")
 cluster.register(app)
+report.register(app)
 
 
 def main() -> None:
@@ -172,15 +173,23 @@ def search(
     log_format: Annotated[
         str, typer.Option("--log-format", help="Progress on stderr: auto (a live view on a terminal), text or json.")
     ] = "auto",
+    only: Annotated[
+        str | None, typer.Option("--only", help="Run exactly the configurations of these trials, each to its end: 4,17")
+    ] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option("--limit", help="Another limit than the file's: ttft_p95_s=3; a new study.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Search, or resume: the same command goes on with its study until the total is reached."""
     from tuner.compose import OnCluster, Request, run_search
     from tuner.launch.spaces import open_space
+    from tuner.report.assignments import assignments, trial_numbers
 
     stopping = Stopping(drain=drain)
     request = Request(
-        space=open_space(space),
+        space=open_space(space).limited(assignments("--limit", limit or [])),
+        only=trial_numbers(only),
         runtime=runtime,
         study=study,
         storage=storage,

@@ -66,6 +66,7 @@ class Request:
     stop_when_converged: bool = False
     on_cluster: OnCluster = OnCluster()
     stopping: Callable[[], Stop] = lambda: ""
+    only: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -169,6 +170,8 @@ def _check_companions(request: Request) -> None:
         raise UsageError("--world goes with --runtime simulated")
     if request.seed_from and not request.new_study:
         raise UsageError("--seed-from OLD goes with --new-study NAME")
+    if request.only and request.new_study and not request.seed_from:
+        raise UsageError("--only with --new-study needs --seed-from OLD: the trials are those of the old study")
     if request.study and request.new_study:
         raise UsageError("give --study to go on with a study or --new-study to start one, not both")
     if "/" in request.name:
@@ -193,12 +196,23 @@ def _problem(request: Request, points: Points) -> Problem:
         program=tuple(shlex.split(request.engine_command)) if request.engine_command else (),
     )
     problem = problem_of(points, name=request.name, where=where, trials=request.trials, deadlines=Deadlines())
-    if request.seed_from:
+    if request.only:
+        from tuner.study.again import only_these
+
+        problem = only_these(problem, request.storage_url, request.only, old=_old_study(request))
+    elif request.seed_from:
         old = _best_of_other(request, points)
         problem = replace(problem, seeds=[*old, *problem.seeds])
     if request.new_study:
         _refuse_existing(request)
     return problem
+
+
+def _old_study(request: Request) -> tuple[str, str] | None:
+    """Name and database of the study that --seed-from names."""
+    if request.seed_from is None:
+        return None
+    return request.seed_from, request.storage or default_storage(request.seed_from)
 
 
 def _world(request: Request) -> int:

@@ -50,7 +50,7 @@ def write_file(output: Path | None, text: str) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    if output is None:
+    if output is None or str(output) == "-":
         show(lambda: print(text, end=""))
         return
     try:

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from tuner.report.words import STOPPED, money, seconds, several
 from tuner.study.events import (
+    BaselineDeviates,
     Closing,
     ConfirmEnded,
     ConfirmStarted,

@@ -84,7 +84,7 @@ def _sentences(summary: StudySummary) -> list[str]:
     used = summary.used
     lines = [
         f"trials: {counts or 'none'}; {used.gpu_hours:.1f} GPU-hours, {money(used.usd)}, {duration(used.wall_s)}",
-        f"search: {_ended(summary)}",
+        f"search: {ended(summary)}",
     ]
     lines += [str(found) for found in summary.deviations]
     alike = [f"{f.trial} as {f.same_as}" for f in summary.trials_in_order if f.same_as is not None]
@@ -118,7 +118,7 @@ _ENDED = {
 }
 
 
-def _ended(summary: StudySummary) -> str:
+def ended(summary: StudySummary) -> str:
     """How the last session ended, and what ended the trying."""
     how = _ENDED.get(summary.exit_reason or "", "running, or killed from outside; then the same command goes on")
     why = {str(key): text for key, text in STOPPED.items()}.get(summary.stopped_by or "")

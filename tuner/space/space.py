@@ -8,19 +8,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
+from pydantic import ValidationError
 
-from tuner.errors import SpaceError
+from tuner.errors import SpaceError, UsageError
 from tuner.space.config import Choice, Layout, Scalar, ServingConfig
 from tuner.space.deployment import Deployment, Rejection
 from tuner.space.dimension import Dimension, Template
 from tuner.space.document import Document, Path_
 from tuner.space.expression import Expression, ExpressionError
+from tuner.space.nearest import did_you_mean
 from tuner.space.schema import Bundle, Pool, SpaceFile
 from tuner.space.seeds import Seed
 from tuner.space.traffic import Traffic
@@ -77,6 +79,27 @@ class Space:
     @cached_property
     def limits(self) -> Limits:
         return Limits(**self.spec.objective.subject_to.model_dump())
+
+    def limited(self, changes: Mapping[str, float]) -> Space:
+        """The same space under other limits.
+
+        Raises:
+            UsageError: no such limit, or a value it cannot have.
+        """
+        if not changes:
+            return self
+        objective = self.spec.objective
+        known = type(objective.subject_to).model_fields
+        for name in changes:
+            if name not in known:
+                raise UsageError(f"--limit {name}: no such limit{did_you_mean(name, known)}")
+        try:
+            limits = type(objective.subject_to).model_validate({**objective.subject_to.model_dump(), **changes})
+        except ValidationError as exc:
+            first = exc.errors()[0]
+            raise UsageError(f"--limit {'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
+        spec = self.spec.model_copy(update={"objective": objective.model_copy(update={"subject_to": limits})})
+        return replace(self, spec=spec)
 
     @cached_property
     def workload(self) -> Workload:

@@ -140,6 +140,7 @@ def problem_of(points: Points, *, name: str, where: Where, trials: int | None, d
             usd=budget.usd,
             recheck_every=budget.recheck_every,
         ),
+        rejected={rule: (found.count, found.reason) for rule, found in points.rejected.items()},
         confirm=ConfirmPlan(spec.confirm.top, spec.confirm.repeats, spec.confirm.minutes, spec.confirm.different_nodes),
     )
 
@@ -192,6 +193,7 @@ class SpecMaker:
                 "model": deployment.model,
                 "program": list(command.program),
                 "args": list(command.args),
+                "usd_per_gpu_hour": self.space.spec.pools[config.pool].usd_per_gpu_hour,
             },
         )
 

@@ -28,7 +28,7 @@ ExitReason = Literal[
 Stop = Literal["", "stop", "drain"]
 """What whoever started a search wants of it: to go on, to end, or to end once the running trials have."""
 
-StoppedBy = Literal["trials", "wall", "gpu_hours", "usd", "space_exhausted", "converged"]
+StoppedBy = Literal["trials", "wall", "gpu_hours", "usd", "space_exhausted", "converged", "chosen"]
 
 _EXIT_CODES: dict[ExitReason, int] = {
     "confirmed": EXIT_OK,

@@ -33,6 +33,7 @@ class PastTrial:
     both at today's price. `spec` and `result` are the stored JSON documents. `counted` trials told the study
     something; a lost or doubtful one did not. `same_as` is an earlier trial of another configuration whose engine ran
     with the same settings in the end. `proposal` is what the sampler believed of it beforehand.
+    `price_factor` is today's price over the one it ran at.
     """
 
     number: int
@@ -51,6 +52,7 @@ class PastTrial:
     failure: str | None = None
     same_as: int | None = None
     proposal: Mapping[str, float] = field(default_factory=dict)
+    price_factor: float = 1.0
 
     @property
     def finished(self) -> bool:
@@ -155,6 +157,7 @@ def repriced(trial: PastTrial, prices: Mapping[str, float]) -> PastTrial:
         trial,
         usd_per_million=_times(trial.usd_per_million, price / then),
         bound_usd_per_million=_times(trial.bound_usd_per_million, price / then),
+        price_factor=price / then,
     )
 
 

@@ -5,6 +5,7 @@ A study goes on only with what changes no measurement; anything else is refused 
 
 from __future__ import annotations
 
+import math
 import secrets
 import warnings
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ IDENTITY = "identity"
 PLAN = "plan"
 EXIT_REASON = "exit_reason"
 STOPPED_BY = "stopped_by"
+_QUANTILES = 200
 METRIC = "usd_per_million_output_tokens"
 
 
@@ -130,6 +132,21 @@ def _plan(problem: Problem) -> dict[str, Any]:
         "confirm": asdict(problem.confirm),
         "token_weights": asdict(problem.token_weights),
         "pools": list(problem.pools),
+        "space": _space_facts(problem),
+    }
+
+
+def _space_facts(problem: Problem) -> dict[str, Any]:
+    """How many points there are, which rules took out others, and how the predicted costs of the valid ones spread.
+
+    The quantiles are what random sampling is compared with; null is a point predicted to serve nothing.
+    """
+    costs = sorted(c.predicted_usd_per_million for c in problem.candidates)
+    at = [costs[round(i * (len(costs) - 1) / _QUANTILES)] for i in range(_QUANTILES + 1)] if costs else []
+    return {
+        "valid": len(costs),
+        "predicted_usd_per_million": [float(f"{cost:.5g}") if math.isfinite(cost) else None for cost in at],
+        "rejected": {rule: {"points": count, "why": why} for rule, (count, why) in problem.rejected.items()},
     }
 
 

@@ -75,7 +75,8 @@ class Problem:
     `identity` is the JSON document of everything that changes a measurement: a study refuses to go on with another
     one. `seeds` run first, in order, and may lie outside the grid. `dimensions` maps every dimension of the grid
     (`pool`, `layout`, then the space's own) to its values in order: labels of choices and layouts as text, numbers
-    as numbers.
+    as numbers. `rejected` says how many points each rule took out beforehand, and why. With `chosen` a session runs
+    exactly those, each to its end, and nothing else; every one has the origin its trial is to have.
     """
 
     name: str
@@ -90,11 +91,13 @@ class Problem:
     token_weights: TokenWeights = field(default_factory=TokenWeights)
     budget: Budget = field(default_factory=Budget)
     confirm: ConfirmPlan = field(default_factory=ConfirmPlan)
+    rejected: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    chosen: Sequence[tuple[str, ServingConfig]] = ()
 
     @property
     def pools(self) -> tuple[str, ...]:
         """Every pool something can run on, in order of first use."""
-        configs = [c for _, c in self.seeds] + [c.config for c in self.candidates]
+        configs = [c for _, c in [*self.seeds, *self.chosen]] + [c.config for c in self.candidates]
         return tuple(dict.fromkeys(c.pool for c in configs))
 
 

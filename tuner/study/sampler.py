@@ -30,6 +30,8 @@ def choose(
     problem: Problem, history: Sequence[PastTrial], *, number: int, seed: int, pool: str, method: Method
 ) -> Pick | None:
     """The next configuration for a free slot of `pool`, or None when nothing is left to try there."""
+    if problem.chosen:
+        return _next_chosen(problem, history, pool)
     tried = {trial.fingerprint for trial in history if trial.state != "abandoned"}
     for name, config in problem.seeds:
         if config.pool == pool and config.fingerprint not in tried:
@@ -48,6 +50,21 @@ def choose(
     if method == "random" or alternatives.informative(history, problem) < alternatives.TPE_FROM:
         return Pick(untried[int(rng.integers(len(untried)))].config, "sampler")
     return Pick(alternatives.proposed(problem, history, untried, int(rng.integers(2**31)), method), "sampler")
+
+
+def in_question(problem: Problem, history: Sequence[PastTrial]) -> Sequence[PastTrial]:
+    """The trials this session may repeat: of chosen configurations only those."""
+    chosen = {config.fingerprint for _, config in problem.chosen}
+    return [trial for trial in history if trial.fingerprint in chosen] if chosen else history
+
+
+def _next_chosen(problem: Problem, history: Sequence[PastTrial], pool: str) -> Pick | None:
+    """The first chosen configuration without a trial of its own; one that was lost is the retries' business."""
+    begun = {(trial.origin, trial.fingerprint) for trial in history if trial.state != "abandoned"}
+    for origin, config in problem.chosen:
+        if config.pool == pool and (origin, config.fingerprint) not in begun:
+            return Pick(config, origin)
+    return None
 
 
 def strata(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -255,7 +255,7 @@ class _Search:
         open_pools = [pool for pool in self._problem.pools if not self._floor.health(pool).closed]
         if set(open_pools) <= exhausted and self._floor.count(confirmation=False) == 0:
             self._refuse_closed_pools(history)
-            return "space_exhausted"
+            return "chosen" if self._problem.chosen else "space_exhausted"
         return None
 
     def _refuse_closed_pools(self, history: list[PastTrial]) -> None:
@@ -269,7 +269,7 @@ class _Search:
             )
 
     def _pick(self, history: list[PastTrial], pool: str) -> Pick | None:
-        again = retry.due(history, pool, self._retries, self._starter.near_certain)
+        again = retry.due(sampler.in_question(self._problem, history), pool, self._retries, self._starter.near_certain)
         if again is not None:
             return Pick(self._starter.config(again), "retry")
         if check := recheck.due(self._problem.seeds, history, pool, self._problem.budget.recheck_every):

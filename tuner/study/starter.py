@@ -29,7 +29,7 @@ class Starter:
         self._uid = uid
         self._seed = seed
         self._candidates = {c.config.fingerprint: c for c in problem.candidates}
-        self._seeds = {config.fingerprint: config for _, config in problem.seeds}
+        self._seeds = {config.fingerprint: config for _, config in [*problem.seeds, *problem.chosen]}
 
     def config(self, trial: PastTrial) -> ServingConfig:
         """The space's own value where it has one: JSON does not tell a bundle's name from a plain string."""
@@ -62,8 +62,15 @@ class Starter:
         if rate is not None:
             spec = self._problem.make_spec(pick.config, trial_id, attempt, seed, rate, None)
         avoid = self._nodes_to_avoid(earlier, pick, confirmation)
-        context = {**spec.context, "study_uid": self._uid, **({"node": pick.node} if pick.node else {})}
+        context = {**spec.context, "study_uid": self._uid, **self._predicted(pick.config.fingerprint)}
+        if pick.node:
+            context["node"] = pick.node
         return replace(spec, context={**context, "avoid_nodes": avoid} if avoid else context)
+
+    def _predicted(self, fingerprint: str) -> dict[str, float]:
+        """What the engine model says beforehand, kept to be compared with what comes out; never a result."""
+        candidate = self._candidates.get(fingerprint)
+        return {"predicted_req_per_s": float(f"{candidate.predicted_capacity_req_per_s:.5g}")} if candidate else {}
 
     def _nodes_to_avoid(self, earlier: list[PastTrial], pick: Pick, confirmation: Confirm | None) -> list[str]:
         """Nodes that lost an earlier attempt; for a confirmation on request every node that measured it before."""
@@ -73,7 +80,7 @@ class Starter:
         return sorted({trial.node for trial in [*mine, *earlier] if trial.node})
 
     def _rate_to_beat(self, spec: TrialSpec) -> float | None:
-        """Seeds are what everything is compared with and are measured to the end; the rest races the best so far."""
+        """Seeds and what was chosen by hand are measured to the end; the rest races the best so far."""
         cost = cost_to_beat(self._problem, self._trials.history())
         if cost is None:
             return None

@@ -33,7 +33,9 @@ class Figures:
 
     `args` are the measured launch arguments without program and plumbing, `argv` the whole command as it ran.
     `standing` says what the confirmations say, None before any; `confirmed_ttft_p95_s` is the worst of them.
-    `failure` is why there are no figures, `same_as` the earlier trial whose engine ran the same settings.
+    `failure` is why there are no figures, `same_as` the earlier trial whose engine ran the same settings; `proposal` is
+    what the sampler believed beforehand. `usd_per_hour` is the price the trial ran at, `usd_per_hour_now` the one it is
+    scored at.
     """
 
     trial: int
@@ -68,6 +70,8 @@ class Figures:
     constraints: Mapping[str, float]
     result: Mapping[str, Any]
     spec: Mapping[str, Any]
+    proposal: Mapping[str, float] = field(default_factory=dict)
+    usd_per_hour_now: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """The figures without the stored documents behind them."""
@@ -322,6 +326,8 @@ def _figures(trial: PastTrial, says: Standing | None, runs: Sequence[PastTrial])
         constraints=trial.constraints,
         result=result,
         spec=spec,
+        proposal=trial.proposal,
+        usd_per_hour_now=float(spec.get("usd_per_hour") or 0.0) * trial.price_factor,
     )
 
 

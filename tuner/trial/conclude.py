@@ -22,10 +22,12 @@ def figures_of(outcome: Outcome, measurement: Measurement | None) -> dict[str, A
             "capacity_req_per_s": measurement.capacity_req_per_s,
             "ttft_p95_s": measurement.ttft_p95_s,
             "output_tokens_per_s": measurement.output_tokens_per_s,
+            "saturation_req_per_s": outcome.saturation_req_per_s,
             "measurement": measurement,
         }
     return {
         "bound_req_per_s": outcome.bound_req_per_s,
+        "saturation_req_per_s": outcome.saturation_req_per_s,
         "ttft_p95_s": outcome.nearest_miss_ttft_p95_s,
         "measurement": measurement,
     }

@@ -15,6 +15,7 @@ from tuner.probe.measurement import Level, Measurement
 SCHEMA_VERSION = 1
 
 State = Literal["measured", "infeasible", "pruned", "failed", "invalid"]
+_OPTIONAL = ("bound_req_per_s", "saturation_req_per_s")
 FailureClass = Literal["configuration", "infrastructure", "measurement"]
 
 
@@ -51,10 +52,11 @@ class Failure:
 class TrialResult:
     """The outcome of one trial. From an external command the first five fields suffice.
 
-    `capacity_req_per_s` and what follows are None unless `state` is `measured`; `bound_req_per_s` is an upper bound of
-    the capacity for `pruned` and `infeasible`. `ttft_p95_s` of an infeasible trial is its nearest miss. `start_up_s`
-    is process start to first generated token; `gpu_seconds` is GPUs held x wall time. `effective` is what the engine
-    says it runs with; `client` describes the load client's own health.
+    `capacity_req_per_s` and what follows are None unless `state` is `measured`; `bound_req_per_s` is an upper bound
+    of the capacity for `pruned` and `infeasible`. `saturation_req_per_s` is the full server's throughput.
+    `ttft_p95_s` of an infeasible trial is its nearest miss. `start_up_s` is process start to first generated token;
+    `gpu_seconds` is GPUs held x wall time. `effective` is what the engine says it runs with; `client` describes the
+    load client's own health.
     """
 
     id: str
@@ -63,6 +65,7 @@ class TrialResult:
     ttft_p95_s: float | None = None
     output_tokens_per_s: float | None = None
     bound_req_per_s: float | None = None
+    saturation_req_per_s: float | None = None
     failure: Failure | None = None
     levels: tuple[Level, ...] = ()
     measurement: Measurement | None = None
@@ -84,6 +87,7 @@ class TrialResult:
             "ttft_p95_s": self.ttft_p95_s,
             "output_tokens_per_s": self.output_tokens_per_s,
             "bound_req_per_s": self.bound_req_per_s,
+            "saturation_req_per_s": self.saturation_req_per_s,
             "failure": self.failure.as_json() if self.failure else None,
             "levels": [asdict(level) for level in self.levels],
             "measurement": self.measurement.as_json() if self.measurement else None,
@@ -108,8 +112,8 @@ class TrialResult:
         state = doc.get("state")
         if not isinstance(doc.get("id"), str) or state not in get_args(State):
             raise ValueError(f"a TrialResult needs an `id` and a `state` of {', '.join(get_args(State))}")
-        for key in ("capacity_req_per_s", "ttft_p95_s", "output_tokens_per_s", "bound_req_per_s"):
-            _check_figure(key, doc.get(key), needed=state == "measured" and key != "bound_req_per_s")
+        for key in ("capacity_req_per_s", "ttft_p95_s", "output_tokens_per_s", *_OPTIONAL):
+            _check_figure(key, doc.get(key), needed=state == "measured" and key not in _OPTIONAL)
         fields = {k: doc[k] for k in cls.__dataclass_fields__ if doc.get(k) is not None}
         if doc.get("failure"):
             fields["failure"] = Failure.from_json(doc["failure"])

@@ -1,0 +1,1 @@
+"""Charts as inline SVG, made by pure functions: figures in, a `Chart` with its text and its table out."""

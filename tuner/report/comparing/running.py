@@ -1,0 +1,49 @@
+"""The commands that would decide what is undecided: exactly these trials, measured to their end. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tuner.report.comparing.offers import Scored
+from tuner.report.comparing.sides import Named
+
+_DEFAULT_WORLD = 1
+
+
+def commands(undecided: Sequence[Scored], studies: Sequence[Named], limits: Mapping[str, float]) -> list[str]:
+    """One command per study. Another limit than the study's own is another study, seeded from it."""
+    found = []
+    for named in studies:
+        trials = sorted(s.offer.trial for s in undecided if s.offer.study == named.summary.study)
+        if trials:
+            found.append(_command(named, trials, limits))
+    return found
+
+
+def _command(named: Named, trials: Sequence[int], limits: Mapping[str, float]) -> str:
+    summary = named.summary
+    own = summary.plan.get("limits") or {}
+    changed = {key: value for key, value in limits.items() if own.get(key) != value}
+    words = ["tuner", "search", "--space", "SPACE.yaml", *_runtime(summary.identity)]
+    if changed:
+        words += [w for key, value in changed.items() for w in ("--limit", f"{key}={value:g}")]
+        words += ["--new-study", _name(summary.study, changed), "--seed-from", summary.study]
+    else:
+        words += ["--study", summary.study]
+    if summary.storage != f"sqlite:///{summary.study}.db":
+        words += ["--storage", summary.storage]
+    return shlex.join([*words, "--only", ",".join(map(str, trials))])
+
+
+def _name(study: str, changed: Mapping[str, float]) -> str:
+    return "-".join([study, *(f"{key.split('_')[0]}{value:g}" for key, value in changed.items())])
+
+
+def _runtime(identity: Mapping[str, Any]) -> list[str]:
+    runtime = identity.get("runtime") or {}
+    if not runtime.get("simulated"):
+        return []
+    world = runtime.get("world")
+    return ["--runtime", "simulated", *(["--world", str(world)] if world not in (None, _DEFAULT_WORLD) else [])]
