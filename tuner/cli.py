@@ -118,7 +118,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict one configuration under one load, by formula and simulated; at its capacity if no load is given."""
-    from tuner.compose import prediction
+    from tuner.preparing import prediction
     from tuner.report.case import Hardware, Traffic
 
     traffic = Traffic(rate, concurrency, input_tokens, output_tokens, cached_fraction, ttft_p95, routing)

@@ -6,18 +6,17 @@ The one place that knows every adapter; decides nothing about trials or configur
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, cast, get_args
+from typing import TYPE_CHECKING, TextIO, cast, get_args
 
 from tuner.errors import NothingFeasible, UsageError
 from tuner.space.nearest import did_you_mean
 from tuner.space.space import Space
 
 if TYPE_CHECKING:
-    from tuner.report.case import Hardware, Traffic
     from tuner.runtime.protocol import Runtime
     from tuner.study.events import OnEvent, SearchOutcome, Stop
     from tuner.study.points import Points
@@ -295,28 +294,6 @@ def _kubernetes(request: Request, problem: Problem, progress: TextIO) -> Runtime
     progress.writelines(f"tuner: {line}\n" for line in check_sites(places, samples))
     pins = image_digests(request.storage_url, request.name)
     return KubernetesRuntime(places, pins=pins, cancel=asked.cancel)
-
-
-def prediction(space: str | None, sets: Sequence[str], hardware: Hardware, traffic: Traffic) -> dict[str, Any]:
-    """What `tuner predict` prints.
-
-    Raises:
-        UsageError: options that do not go together, or a configuration that cannot be.
-    """
-    from tuner.report.case import case_of_space, case_without_space
-    from tuner.report.predict import predict_json
-
-    if space is None:
-        if sets:
-            raise UsageError(
-                "--set goes with --space; without a space file say --architecture, --accelerator, --tp ..."
-            )
-        return predict_json(case_without_space(hardware, traffic))
-    if hardware.given:
-        raise UsageError(f"{hardware.given[0]} goes without --space; with it use --set, as in --set layout=tp4-dp2")
-    from tuner.launch.spaces import open_space
-
-    return predict_json(case_of_space(open_space(space), sets, traffic))
 
 
 def study_and_storage(space: str | None, study: str | None, storage: str | None) -> tuple[str | None, str]:

@@ -5,13 +5,14 @@ Like `tuner.compose` it knows adapters and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import UsageError
 
 if TYPE_CHECKING:
+    from tuner.report.case import Hardware, Traffic
     from tuner.report.draft import Draft, DraftPool
     from tuner.study.points import Points
     from tuner.study.problem import Problem
@@ -100,3 +101,25 @@ def valid_draft(wanted: Draft) -> tuple[str, int]:
         points = evaluate(open_space(str(path)))
         complete_seeds(points, seeds_of(points.space))
     return text, len(points.valid)
+
+
+def prediction(space: str | None, sets: Sequence[str], hardware: Hardware, traffic: Traffic) -> dict[str, Any]:
+    """What `tuner predict` prints.
+
+    Raises:
+        UsageError: options that do not go together, or a configuration that cannot be.
+    """
+    from tuner.report.case import case_of_space, case_without_space
+    from tuner.report.predict import predict_json
+
+    if space is None:
+        if sets:
+            raise UsageError(
+                "--set goes with --space; without a space file say --architecture, --accelerator, --tp ..."
+            )
+        return predict_json(case_without_space(hardware, traffic))
+    if hardware.given:
+        raise UsageError(f"{hardware.given[0]} goes without --space; with it use --set, as in --set layout=tp4-dp2")
+    from tuner.launch.spaces import open_space
+
+    return predict_json(case_of_space(open_space(space), sets, traffic))

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tuner.study.history import PastTrial
-from tuner.study.problem import ConfirmPlan
+from tuner.study.problem import ConfirmPlan, Problem
 from tuner.study.retry import by_configuration
+from tuner.trial.spec import Confirm
 
 Standing = Literal["holds", "missed", "undecided", "open"]
 """`missed`: refuted by one repetition. `undecided`: lost too often to tell. `open`: repetitions are still owed."""
@@ -20,6 +21,12 @@ Standing = Literal["holds", "missed", "undecided", "open"]
 def sibling(study_name: str) -> str:
     """The name of the study that holds a study's confirmations."""
     return f"{study_name}/confirm"
+
+
+def load_of(candidate: PastTrial, problem: Problem) -> Confirm:
+    """The load a candidate must hold: its guarded rate, for as long as the plan says."""
+    rate = (1 - problem.guard) * (candidate.capacity_req_per_s or 0.0)
+    return Confirm(rate, 60 * problem.confirm.minutes)
 
 
 def standing(runs: Sequence[PastTrial], repeats: int, retries: int) -> Standing:

@@ -15,14 +15,12 @@ from datetime import UTC, datetime
 
 from tuner.errors import RuntimeUnusable
 from tuner.runtime.protocol import Runtime
-from tuner.study import budget, confirm, endings, recheck, retry, sampler
+from tuner.study import budget, confirm, endings, recheck, retry, sampler, telling
 from tuner.study.bulletin import Bulletin
 from tuner.study.converged import expected_gain
 from tuner.study.events import (
     BaselineDeviates,
     Closing,
-    ConfirmEnded,
-    ConfirmStarted,
     Event,
     ExitReason,
     OnEvent,
@@ -32,7 +30,6 @@ from tuner.study.events import (
     StopOffered,
     StoppedBy,
     StudyOpened,
-    TrialEnded,
 )
 from tuner.study.floor import Flight, Floor
 from tuner.study.history import PastTrial, counted, measured_by_cost
@@ -45,7 +42,7 @@ from tuner.study.record import Pick, Recorder
 from tuner.study.starter import Starter
 from tuner.study.storage import Storage, open_storage
 from tuner.study.writer import OnWrite, Writer
-from tuner.trial.spec import Confirm, TrialSpec
+from tuner.trial.spec import TrialSpec
 
 _LOST_ATTEMPTS = 5  # a trial that vanished this often with its controller is told lost instead of begun again
 
@@ -314,7 +311,7 @@ class _Search:
         if ended:
             self._note_session()
         for flight, trial in ended:
-            self._emit(self._ended(flight, trial))
+            self._emit(telling.trial_ended(flight, trial, self._trials.history()))
             if trial.origin == recheck.ORIGIN:
                 self._tell_deviations()
             self._tell_ledger()
@@ -340,24 +337,6 @@ class _Search:
             self._offered = True
             self._emit(StopOffered(gain, counted(history)))
 
-    def _ended(self, flight: Flight, trial: PastTrial) -> Event:
-        history = self._trials.history()
-        best = next(iter(measured_by_cost(history)), None)
-        return TrialEnded(
-            trial.number,
-            flight.spec.id,
-            flight.config,
-            trial.state,
-            counted(history),
-            trial.usd_per_million,
-            trial.capacity_req_per_s,
-            trial.ttft_p95_s,
-            trial.failure,
-            best=not flight.confirmation and best is not None and best.number == trial.number,
-            confirmation=flight.confirmation,
-            same_as=trial.same_as,
-        )
-
     # --- confirming
 
     def _confirm(self) -> tuple[ExitReason, str]:
@@ -369,7 +348,9 @@ class _Search:
         while True:
             self._heed_stop()
             step, former = self._next_step(ranked), step
-            self._tell_progress(former, step)
+            runs = self._confirmed()
+            for event in telling.confirmation_events(former, step, self._problem, runs, self._retries, self._starter):
+                self._emit(event)
             if step.winner is not None or step.candidate is None:
                 if not self._floor.flights:
                     break
@@ -391,7 +372,9 @@ class _Search:
         for _ in range(min(step.missing, self._floor.free(config.pool))):
             if why := self._confirmation_spent():
                 return None if self._floor.flights else why
-            self._starter.launch(self._sibling(), Pick(config, "confirm"), self._confirmation(step.candidate))
+            self._starter.launch(
+                self._sibling(), Pick(config, "confirm"), confirm.load_of(step.candidate, self._problem)
+            )
         if self._floor.health(config.pool).closed and not self._floor.flights:
             self._refuse_closed_pools([])
         return None
@@ -402,24 +385,7 @@ class _Search:
         assert self._confirmations is not None
         return self._confirmations
 
-    def _confirmation(self, candidate: PastTrial) -> Confirm:
-        rate = (1 - self._problem.guard) * (candidate.capacity_req_per_s or 0.0)
-        return Confirm(rate, 60 * self._problem.confirm.minutes)
-
     def _confirmation_spent(self) -> StoppedBy | None:
         history = self._trials.history()
         limits = replace(self._problem.budget, trials=None)
         return budget.spent(limits, self._used(history), len(self._floor.flights), budget.per_trial(self._confirmed()))
-
-    def _tell_progress(self, former: confirm.Step, step: confirm.Step) -> None:
-        changed = former.rank != step.rank
-        if former.candidate is not None and (changed or step.winner is not None):
-            config = self._starter.config(former.candidate)
-            runs = [t for t in self._confirmed() if t.fingerprint == former.candidate.fingerprint]
-            says = confirm.standing(runs, self._problem.confirm.repeats, self._retries)
-            holds = step.winner is not None
-            self._emit(ConfirmEnded(config, former.rank, holds=holds, undecided=says == "undecided"))
-        if step.candidate is not None and step.winner is None and changed:
-            rate = self._confirmation(step.candidate).rate_req_per_s
-            repeats = self._problem.confirm.repeats
-            self._emit(ConfirmStarted(self._starter.config(step.candidate), step.rank, rate, repeats))
