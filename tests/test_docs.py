@@ -29,6 +29,20 @@ RUN_ELSEWHERE = {
     "tuner status --study glm52-mi355x --watch": (
         "tests/test_docs.py", 'tuner("status", "--study", "demo", "--watch")'
     ),
+    "make image IMAGE=registry.example/tuner:1": ("k8s/kind/run.sh", "make image IMAGE="),
+    "tuner doctor --space my-space.yaml --tuner-image registry.example/tuner:1": (
+        "tests/runtime/kubernetes/test_doctor_command.py", '"doctor"'
+    ),
+    "tuner search --space my-space.yaml --tuner-image registry.example/tuner:1": (
+        "tests/e2e/test_real_cluster.py", "--tuner-image"
+    ),
+    "tuner logs glm52-mi355x-7-0d1f6c0e2b7a -f": ("tests/test_cli_cluster.py", '"logs"'),
+    "tuner trial show glm52-mi355x-7-0d1f6c0e2b7a": ("tests/test_cli_cluster.py", '"show"'),
+    "tuner gc": ("tests/test_cli_cluster.py", '"gc"'),
+    "tuner report --space my-space.yaml": ("tests/report/test_report_page.py", 'tuner("report"'),
+    "tuner compare glm52-mi355x glm52-b200": ("tests/report/test_report_compare.py", 'tuner("compare"'),
+    "tuner compare glm52-mi355x glm52-b200 --price b200=1.90": ("tests/report/test_report_compare.py", '"--price"'),
+    "tuner compare glm52-mi355x --limit ttft_p95_s=3": ("tests/report/test_report_compare.py", '"--limit"'),
     "export TUNER_STORAGE=postgresql+psycopg://tuner@db.example/tuner": ("tests/support/postgres.py", "postgresql"),
 }  # fmt: skip
 """What needs hardware, a cluster, a database server or minutes of both cores."""
