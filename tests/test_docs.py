@@ -34,7 +34,7 @@ RUN_ELSEWHERE = {
         "tests/runtime/kubernetes/test_doctor_command.py", '"doctor"'
     ),
     "tuner search --space my-space.yaml --tuner-image registry.example/tuner:1": (
-        "tests/e2e/test_real_cluster.py", "--tuner-image"
+        "tests/e2e/test_real_cluster.py", '"search", "--space"'
     ),
     "tuner logs glm52-mi355x-7-0d1f6c0e2b7a -f": ("tests/test_cli_cluster.py", '"logs"'),
     "tuner trial show glm52-mi355x-7-0d1f6c0e2b7a": ("tests/test_cli_cluster.py", '"show"'),

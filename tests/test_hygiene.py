@@ -125,9 +125,12 @@ def test_every_option_the_readme_mentions_belongs_to_some_command():
     mentioned = set(re.findall(r"`?(--[a-z][a-z-]+)", text_of(ROOT / "README.md")))
     helps = "".join(
         tuner(*names, "--help").out
-        for names in (["validate"], ["plan"], ["search"], ["status"], ["export", "helm"], ["init"])
+        for names in (
+            *(["validate"], ["plan"], ["search"], ["status"], ["export", "helm"], ["init"]),
+            *(["probe"], ["report"], ["compare"], ["doctor"]),
+        )
     )
-    foreign = {"--job-name", "--gpus", "--exclusive", "--values", "--spec"}
+    foreign = {"--job-name", "--gpus", "--exclusive", "--values", "--spec", "--files"}
     assert mentioned - foreign <= set(re.findall(r"--[a-z][a-z-]+", helps))
 
 

@@ -31,6 +31,6 @@ def test_types_and_defaults_are_those_of_the_schema():
     assert "| `gpus_per_node` | whole number | `8` | GPUs of a node |" in page
     assert '| `billing` | `node`, `gpu` | `"node"` |' in page
     assert (
-        "| `input_tokens` | whole number or `{uniform: [a, b]}` or `{lognormal: {...}}` |  | length of prompts |"
+        "| `input_tokens` | whole number or `{uniform: [a, b]}` or `{lognormal: {...}}` | - | length of prompts; a trace brings its own |"
         in page
     )
