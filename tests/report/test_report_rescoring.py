@@ -28,7 +28,7 @@ SPACE = [
     (", chunked-prefill-size: 16384}", "}"),
     ("{values: [32, 64]}", "{values: [16, 32, 64, 96]}"),
 ]
-SEARCH = ("search", "--runtime", "simulated", "--sampler", "random", "--trials", "24")
+SEARCH = ("search", "--runtime", "simulated", "--world", "0", "--sampler", "random", "--trials", "24")
 SAME = 0.05
 """Two measurements of one configuration, under other seeds, lie no further apart."""
 

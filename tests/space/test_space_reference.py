@@ -30,7 +30,5 @@ def test_types_and_defaults_are_those_of_the_schema():
     page = reference()
     assert "| `gpus_per_node` | whole number | `8` | GPUs of a node |" in page
     assert '| `billing` | `node`, `gpu` | `"node"` |' in page
-    assert (
-        "| `input_tokens` | whole number or `{uniform: [a, b]}` or `{lognormal: {...}}` | - | length of prompts; a trace brings its own |"
-        in page
-    )
+    lengths = "whole number or `{uniform: [a, b]}` or `{lognormal: {...}}`"
+    assert f"| `input_tokens` | {lengths} | - | length of prompts; a trace brings its own |" in page

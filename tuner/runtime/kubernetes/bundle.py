@@ -30,7 +30,16 @@ PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
 LAUNCHER = "launch.py"
 
 # What `python -m tuner.trial` imports; a test holds it against the real imports.
-_OWN = ("__init__.py", "errors.py", "space/__init__.py", "space/secrets.py", "space/workload.py", "probe", "trial")
+_OWN = (
+    "__init__.py",
+    "errors.py",
+    "space/__init__.py",
+    "space/secrets.py",
+    "space/traffic.py",
+    "space/workload.py",
+    "probe",
+    "trial",
+)
 _MACHINE = "x86_64"
 # Names of the same promise (glibc 2.17 or older): pip takes none for another.
 _PLATFORMS = (f"manylinux_{OLDEST_GLIBC[0]}_{OLDEST_GLIBC[1]}", "manylinux2014", "manylinux2010", "manylinux1")
