@@ -70,6 +70,14 @@ def test_the_baseline_is_due(history, every, wanted):
     assert due(SEEDS, _history(*history), "lab", every) == wanted
 
 
+def test_a_node_that_could_not_be_had_is_asked_for_once():
+    """The scheduler put the baseline elsewhere: to ask again and again would spend the budget on it."""
+    history = _history({**FIRST, "node": "a"}, {"node": "b"}, {**FIRST, "node": "a", "origin": "recheck"})
+    asked = replace(history[-1], spec={"context": {"node": "b"}})
+    assert due(SEEDS, history, "lab", 9) == Recheck(BASE, "b")
+    assert due(SEEDS, [*history[:-1], asked], "lab", 9) is None
+
+
 def test_without_a_baseline_nothing_is_due():
     assert due(SEEDS[:1], _history(FIRST, *[OTHER] * 9), "lab", 3) is None
 

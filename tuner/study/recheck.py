@@ -62,7 +62,9 @@ def due(
     if not any(trial.state == "measured" for trial in mine) or not all(trial.finished for trial in mine):
         return None
     nodes = {trial.node for trial in here if trial.node}
-    missing = sorted(nodes - {trial.node for trial in mine})
+    # A runtime may not be able to place a trial: a node that was asked for once is not asked for again.
+    asked = {str((trial.spec or {}).get("context", {}).get("node", "")) for trial in mine}
+    missing = sorted(nodes - asked - {trial.node for trial in mine})
     if missing and len(nodes) > 1:
         return Recheck(config, missing[0])
     since = sum(trial.counted for trial in here if trial.number > mine[-1].number)

@@ -220,6 +220,20 @@ def test_a_retry_prefers_another_node_and_takes_the_same_if_there_is_none():
     assert "nodeAffinity" not in pod_of(of(exclusive=True))["affinity"]
 
 
+def test_a_trial_that_is_wanted_on_a_node_prefers_it_and_may_avoid_others_too():
+    spec = a_spec(context={"avoid_nodes": ["a"], "node": "b"})
+    terms = pod_of(of(spec))["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    (avoided,), (wanted,) = (term["preference"]["matchFields"] for term in terms)
+    assert (avoided["operator"], avoided["values"]) == ("NotIn", ["a"])
+    assert (wanted["operator"], wanted["values"]) == ("In", ["b"])
+
+
+def test_the_runner_is_told_where_the_users_files_are():
+    args = container_of(of(files={"config_map": "prompts"}))["args"]
+    assert args[args.index("--files") + 1] == job.FILES_PATH
+    assert "--files" not in container_of(of())["args"]
+
+
 def test_a_queued_job_waits_suspended_for_kueue():
     document = of(queue="night")
     assert document["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "night"

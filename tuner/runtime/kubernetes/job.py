@@ -158,19 +158,23 @@ def _affinity(spec: TrialSpec, target: PoolTarget) -> Object:
     A node that is asked for is preferred, not required: it may be gone, and the trial says where it ran.
     """
     affinity: Object = {}
-    if node := spec.context.get("node"):
-        fields = [{"key": "metadata.name", "operator": "In", "values": [node]}]
-        term = {"weight": 100, "preference": {"matchFields": fields}}
-        affinity["nodeAffinity"] = {"preferredDuringSchedulingIgnoredDuringExecution": [term]}
-    if avoid := spec.context.get("avoid_nodes"):
-        fields = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoid]
-        term = {"weight": 100, "preference": {"matchFields": fields}}
-        affinity["nodeAffinity"] = {"preferredDuringSchedulingIgnoredDuringExecution": [term]}
+    wished = [("NotIn", spec.context.get("avoid_nodes") or ()), ("In", [n for n in [spec.context.get("node")] if n])]
+    terms = [
+        {"weight": 100, "preference": {"matchFields": [_node_is(how, node) for node in nodes]}}
+        for how, nodes in wished
+        if nodes
+    ]
+    if terms:
+        affinity["nodeAffinity"] = {"preferredDuringSchedulingIgnoredDuringExecution": terms}
     if target.exclusive:
         others = {"labelSelector": {"matchExpressions": [{"key": names.LABEL_STUDY, "operator": "Exists"}]}}
         apart = {**others, "topologyKey": "kubernetes.io/hostname"}
         affinity["podAntiAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}
     return affinity
+
+
+def _node_is(operator: str, node: str) -> Object:
+    return {"key": "metadata.name", "operator": operator, "values": [node]}
 
 
 def _init_container(target: PoolTarget) -> Object:
