@@ -9,10 +9,8 @@ demo: $(VENV)/.installed
 	$(BIN)/tuner search --space amd-mi355x.yaml --runtime simulated --trials 30
 	$(BIN)/tuner export helm --space amd-mi355x.yaml --allow-simulated --output values.yaml
 
-# Two runs: the second kills real processes at every write, and wants the machine to itself.
 test: $(VENV)/.installed-dev
 	$(BIN)/pytest -n auto --ignore=tests/e2e $(PYTEST_ARGS)
-	$(BIN)/pytest -n auto tests/e2e
 
 check: lint types layers schema-check
 
@@ -59,9 +57,11 @@ IMAGE ?= sglang-tuner:latest
 image:
 	docker build --file k8s/Dockerfile --tag $(IMAGE) .
 
-# Also the kills that repeat a place of the code at another moment of a study.
+# Whole searches, SIGKILL of real processes at every write and call, the bundle in a foreign root: minutes of all cores.
+# With KILLS=full also the kills that repeat a place of the code at another moment of a study. With KUBECONFIG set it
+# searches on that cluster too (tests/e2e/test_real_cluster.py says with which variables).
 e2e: $(VENV)/.installed-dev
-	TUNER_KILL_MATRIX=full $(BIN)/pytest -n auto tests/e2e
+	TUNER_KILL_MATRIX=$(KILLS) $(BIN)/pytest -n auto tests/e2e
 
 coverage: $(VENV)/.installed-dev
 	$(BIN)/pytest -n auto --ignore=tests/e2e --cov --cov-report=term
