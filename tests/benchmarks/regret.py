@@ -16,7 +16,9 @@ import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tuner.launch.spaces import open_space
@@ -35,6 +37,7 @@ from tuner.study.summary import read_summary
 from tuner.trial.spec import Deadlines
 
 INFORMED = 30
+Costs = dict[str, float]
 
 
 def main() -> None:
@@ -44,30 +47,34 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--worlds", type=int, default=20)
     parser.add_argument("--methods", nargs="+", default=["prior-gp", "tpe", "random"])
+    parser.add_argument("--jobs", type=int, default=1, help="worlds at a time, each on a core")
     asked = parser.parse_args()
-    space = open_space(asked.space)
-    points = evaluate(space)
-    print(f"{space.name}: {len(points.valid)} valid points, {asked.trials} trials, {asked.worlds} worlds")
+    points = evaluate(open_space(asked.space))
+    print(f"{points.space.name}: {len(points.valid)} valid points, {asked.trials} trials, {asked.worlds} worlds")
     regrets: dict[str, list[float]] = {method: [] for method in asked.methods}
-    for world in range(1, asked.worlds + 1):
-        started_s = time.monotonic()
-        problem = _problem(points, world, asked.trials)
-        blind = replace(problem, seeds=())
-        found = {m: _search(blind if m == "random" else problem, space, world, m) for m in regrets}
-        best = min(*found.values(), _informed(points, problem, world))
-        for method, cost in found.items():
-            regrets[method].append(cost / best - 1)
-        print(
-            f"world {world:2}: best known {best:.3f} USD/M, regret "
-            + ", ".join(f"{m} {r[-1]:.1%}" for m, r in regrets.items())
-            + f" ({time.monotonic() - started_s:.0f} s)",
-            flush=True,
-        )
+    with ProcessPoolExecutor(asked.jobs) as pool:
+        work = partial(_one_world, asked.space, asked.trials, tuple(asked.methods))
+        for world, best, found, took_s in pool.map(work, range(1, asked.worlds + 1)):
+            for method, cost in found.items():
+                regrets[method].append(cost / best - 1)
+            told = ", ".join(f"{m} {r[-1]:.1%}" for m, r in regrets.items())
+            print(f"world {world:2}: best known {best:.3f} USD/M, regret {told} ({took_s:.0f} s)", flush=True)
     medians = {method: statistics.median(values) for method, values in regrets.items()}
     print("median regret: " + ", ".join(f"{method} {value:.1%}" for method, value in medians.items()))
     if {"prior-gp", "random"} <= set(medians):
         print(f"ratio prior-gp / random: {medians['prior-gp'] / medians['random']:.2f}")
         sys.exit(0 if medians["prior-gp"] <= medians["random"] / 2 else 1)
+
+
+def _one_world(space_name: str, trials: int, methods: tuple[str, ...], world: int) -> tuple[int, float, Costs, float]:
+    """(world, cost of the best known, cost each method found, seconds)."""
+    started_s = time.monotonic()
+    space = open_space(space_name)
+    points = evaluate(space)
+    problem = _problem(points, world, trials)
+    blind = replace(problem, seeds=())
+    found = {m: _search(blind if m == "random" else problem, space, world, m) for m in methods}
+    return world, min(*found.values(), _informed(points, problem, world)), found, time.monotonic() - started_s
 
 
 def _problem(points: Points, world: int, trials: int) -> Problem:
