@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import packaging
 import pytest
 from support.foreign_root import ENGINE_PATH, PROJECT, as_pid_1, first_process, foreign_root
 from support.targets import STUDY_UID, a_target
@@ -48,9 +49,10 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(bundle, tmp_path_factory):
-    """What stands for the serving image's own packages: the simulated engine with its HTTP parser."""
+    """What stands for the serving image's own packages: the simulated engine with what it imports."""
     folder = tmp_path_factory.mktemp("engine")
     shutil.copytree(Path(tuner.__file__).parent, folder / "tuner", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(packaging.__file__).parent, folder / "packaging")
     for version in bundle.glob("cp3*"):
         shutil.copytree(version / "httptools", folder / "httptools", dirs_exist_ok=True)
     return folder
@@ -95,7 +97,7 @@ def test_a_whole_trial_runs_as_pid_1_in_a_root_with_nothing_of_ours(start, tmp_p
     result = harvest(spec, message=(tmp_path / "message").read_text(), log=log)
     assert result is not None, errors
     crowded = result.failure is not None and result.failure.failure_class == "measurement"  # it says so, and rightly
-    assert result.state == "measured" or crowded, (result, errors)
+    assert result.state == "measured" or crowded, (result.state, result.failure, errors)
     assert result.simulated
     assert result.levels
     python = subprocess.run(
