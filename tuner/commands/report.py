@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tuner.commands.options import MaybeSpace, Storage, StudyName
 from tuner.commands.output import print_json, say, show, write_file
 from tuner.errors import EXIT_UNCONFIRMED, UsageError
 from tuner.space.nearest import did_you_mean
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("html", "markdown", "json")
 
-Storage = Annotated[
-    str | None, typer.Option("--storage", envvar="TUNER_STORAGE", help="Optuna database URL; default: <study>.db here.")
-]
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -29,8 +26,8 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    space: Annotated[str | None, typer.Option("--space", help="Space file the study was made from.")] = None,
-    study: Annotated[str | None, typer.Option("--study", help="Study name; default: the space's name.")] = None,
+    space: MaybeSpace = None,
+    study: StudyName = None,
     storage: Storage = None,
     form: Annotated[str, typer.Option("--format", help="html, markdown or json.")] = "html",
     output: Annotated[

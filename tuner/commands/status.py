@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from tuner.commands.options import AsJson, Storage, StudyName
+from tuner.commands.options import AsJson, MaybeSpace, Storage, StudyName
 from tuner.commands.output import print_json, show
 from tuner.errors import UsageError
 
 
 def status(
-    space: Annotated[str | None, typer.Option("--space", help="Space file the study was made from.")] = None,
+    space: MaybeSpace = None,
     study: StudyName = None,
     storage: Storage = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show what runs until the search ends; Ctrl-C stops.")] = False,
