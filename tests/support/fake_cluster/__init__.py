@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,18 +26,19 @@ __all__ = ["FakeCluster", "Fault", "Plan", "Refused"]
 
 Json = dict[str, Any]
 _TICK_S = 0.05
+_STRIKES = ("oom", "evict", "pressure", "lose_node", "delete")
 
 
 @dataclass
 class Plan:
-    """What happens to the next matching pod `after_s` its container started: oom, evict, pressure, lose_node, delete.
+    """What happens to the next matching pod once its runner is at work: oom, evict, pressure, lose_node, delete.
 
-    Or `image`: its image is not found, so that it never starts.
+    Or `image`: its image is not found, so that it never starts. A quick runner that has this before it does not end
+    by itself: which pod is struck must not depend on how fast the machine is.
     """
 
     what: str
     match: Callable[[Json], bool] = lambda _pod: True
-    after_s: float = 0.2
     done: bool = False
     pod: str = ""
 
@@ -54,6 +54,7 @@ class FakeCluster:
         self.store = Store()
         self.kubelet = Kubelet(self.store, folder / "pods", runner or [sys.executable, "-m", "tuner.trial"], inside)
         self.kubelet.pull_fails = self._pull_fails
+        self.kubelet.own_env = self._own_env
         self.controllers = Controllers(self.store)
         self.api = Api(self.store, self.kubelet.read_log)
         self.plans: list[Plan] = []
@@ -129,34 +130,42 @@ class FakeCluster:
         self.api.faults.append(fault)
         return fault
 
-    def plan(self, what: str, match: Callable[[Json], bool] = lambda _pod: True, after_s: float = 0.2) -> Plan:
-        plan = Plan(what, match, after_s)
+    def plan(self, what: str, match: Callable[[Json], bool] = lambda _pod: True) -> Plan:
+        plan = Plan(what, match)
         self.plans.append(plan)
         return plan
 
-    def _follow_plans(self) -> None:
-        for plan in self.plans:
-            if not plan.done and plan.what != "image":
-                self._follow(plan)
-
     def _pull_fails(self, pod: Json) -> bool:
-        plan = next((p for p in self.plans if p.what == "image" and not p.done and p.match(pod)), None)
+        plan = self._next("image", pod)
         if plan is not None:
             plan.done, plan.pod = True, pod["metadata"]["name"]
         return plan is not None
 
-    def _follow(self, plan: Plan) -> None:
-        for pod in self.store.list("pods"):
-            container = self.kubelet.containers.get(pod["metadata"]["uid"])
-            runs = container is not None and container.process is not None and not over(pod)
-            if not runs or "deletionTimestamp" in pod["metadata"] or not plan.match(pod):
-                continue
-            assert container is not None
-            if time.monotonic() - container.started_s < plan.after_s:
-                continue
-            plan.done, plan.pod = True, pod["metadata"]["name"]
-            self.strike(plan.what, pod)
+    def _own_env(self, pod: Json) -> dict[str, str]:
+        """For a pod that is going to be struck: its runner waits for it."""
+        plan = next((p for what in _STRIKES if (p := self._next(what, pod)) is not None), None)
+        if plan is None:
+            return {}
+        plan.pod = pod["metadata"]["name"]
+        return {"QUICK_RUNNER_S": "600"}
+
+    def _next(self, what: str, pod: Json) -> Plan | None:
+        open_plans = (p for p in self.plans if p.what == what and not p.done and not p.pod)
+        return next((p for p in open_plans if p.match(pod)), None)
+
+    def _follow_plans(self) -> None:
+        pods = {pod["metadata"]["name"]: pod for pod in self.store.list("pods")}
+        for plan in self.plans:
+            if not plan.done and plan.pod:
+                self._follow(plan, pods.get(plan.pod))
+
+    def _follow(self, plan: Plan, pod: Json | None) -> None:
+        if pod is None or over(pod) or "deletionTimestamp" in pod["metadata"]:
+            plan.pod = ""  # somebody was faster: the next one then
             return
+        if self.kubelet.containers[pod["metadata"]["uid"]].message.read_bytes():
+            plan.done = True
+            self.strike(plan.what, pod)
 
     def strike(self, what: str, pod: Json) -> None:
         meta = pod["metadata"]

@@ -37,6 +37,8 @@ class Container:
     name: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     ended_s: float = 0.0
+    bound_at: float = 0.0
+    gone_at: float | None = None
     process: subprocess.Popen[bytes] | None = None
     started_at: str = ""
     started_s: float = 0.0
@@ -69,6 +71,7 @@ class Kubelet:
     digests: dict[str, str] = field(default_factory=dict)
     missing_images: set[str] = field(default_factory=set)
     pull_fails: Callable[[Json], bool] = lambda _pod: False
+    own_env: Callable[[Json], dict[str, str]] = lambda _pod: {}
     failing_pulls: set[str] = field(default_factory=set)
 
     def tick(self) -> None:
@@ -80,8 +83,10 @@ class Kubelet:
                     self._tend(pod)
         alive = {pod["metadata"]["uid"] for pod in pods}
         for container in self.containers.values():
-            if container.uid not in alive and not container.done:
-                self._kill(container)
+            if container.uid not in alive:
+                container.gone_at = container.gone_at or time.time()
+                if not container.done:
+                    self._kill(container)
 
     def read_log(self, uid: str) -> bytes:
         container = self.containers.get(uid)
@@ -135,6 +140,7 @@ class Kubelet:
             container = self.containers[uid] = Container(
                 uid, self.folder / uid, pod["metadata"]["name"], pod["metadata"].get("labels", {})
             )
+            container.bound_at = _bound_at(pod)
             container.folder.mkdir(parents=True)
             self._change(pod, lambda held: held["status"].update(startTime=stamp(), hostIP="127.0.0.1"))
         if container.process is None:
@@ -187,7 +193,7 @@ class Kubelet:
         words = [_moved(word, paths) for word in [*spec.get("command", []), *spec.get("args", [])]]
         options = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
         env = {**self.env, **{e["name"]: _moved(_value(e, pod), paths) for e in spec.get("env", [])}}
-        env[MARK] = container.uid
+        env |= {**self.own_env(pod), MARK: container.uid}
         with container.log.open("wb") as log:
             container.process = subprocess.Popen(
                 [*self.runner, *words[options:]],
@@ -313,6 +319,12 @@ class Kubelet:
                     os.kill(pid, signal.SIGKILL)
         container.process.wait()
         container.ended_s = container.ended_s or time.monotonic()
+
+
+def _bound_at(pod: Json) -> float:
+    """Unix time at which the pod got its node, in whole seconds."""
+    told = next(c for c in pod["status"]["conditions"] if c["type"] == "PodScheduled")
+    return datetime.fromisoformat(told["lastTransitionTime"]).timestamp()
 
 
 def processes_of(uid: str) -> set[int]:
