@@ -144,9 +144,9 @@ def world_of(space_name: str, limit_s: float, trials: int):
     budget = replace(made.budget, wall_s=None, gpu_hours=None, usd=None)
     problem = replace(made, confirm=ConfirmPlan(top=0), budget=budget)
     costs = {}
-    for candidate in problem.candidates:
-        rate, _ = capacity(candidate.config.as_json(), limit_s)
-        costs[candidate.config.fingerprint] = candidate.config.layout.gpus / rate if rate > 0 else math.inf
+    for config in [*(candidate.config for candidate in problem.candidates), *(config for _, config in problem.seeds)]:
+        rate, _ = capacity(config.as_json(), limit_s)
+        costs[config.fingerprint] = config.layout.gpus / rate if rate > 0 else math.inf
     return problem, costs
 
 
