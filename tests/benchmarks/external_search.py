@@ -51,13 +51,13 @@ def capacity(config: dict, ttft_p95_s: float) -> tuple[float, float]:
         own = own_s * (1 + 0.15 * (attn_dp > 1)) + drafted * 0.45e-3
         return own + read / (0.62 * bandwidth) + mixed + tokens * 22e-6
 
+    # A request's attention has the GPUs of its group alone; all groups together have all of them, less their waiting.
     chunks = max(1, math.ceil(FRESH / chunk))
-    flops = FRESH * 105e9 * (1.0 + 0.18 * (ep > 1) * (attn_dp == 1))
-    share = tp if attn_dp == 1 else tp / attn_dp * (1 + 0.72 * (attn_dp - 1))
-    prefill_s = chunks * (own_s * 2.2 + WEIGHTS[weights] / tp / bandwidth / 1.5)
-    prefill_s += flops / share / PREFILL_FLOPS[weights]
-    prefill_s += FRESH * HIDDEN * 2 * LAYERS * 2 * (0.55 if attn_dp > 1 else 1.0) / link
-    work_s = prefill_s / attn_dp * (1 + 0.08 * (attn_dp - 1))
+    flops = FRESH * 105e9 * (1.0 + 0.18 * (ep > 1) * (attn_dp == 1)) / PREFILL_FLOPS[weights]
+    steps_s = chunks * (own_s * 2.2 + WEIGHTS[weights] / tp / bandwidth / 1.5)
+    moved_s = FRESH * HIDDEN * 2 * LAYERS * 2 * (0.55 if attn_dp > 1 else 1.0) / link
+    prefill_s = steps_s + flops / (tp / attn_dp * (1 + 0.72 * (attn_dp - 1))) + moved_s
+    work_s = steps_s / attn_dp + flops / tp * (1 + 0.04 * (attn_dp - 1)) + moved_s
 
     def p95(rate: float) -> float:
         """TTFT p95 of one replica at so many requests per second; inf where it cannot keep up."""
