@@ -16,7 +16,7 @@ from support.studies import a_level, stored, with_levels
 from tuner.errors import UsageError
 from tuner.report.assignments import assignments, trial_numbers
 from tuner.report.comparing.comparison import against, compare
-from tuner.report.comparing.evidence import Evidence, breakpoints, capacity_at
+from tuner.report.comparing.evidence import Evidence, breakpoints, capacity_at, p95_interval
 from tuner.report.comparing.offers import Offer, decide, scored
 from tuner.report.comparing.reference import study_address
 from tuner.report.comparing.sides import Named, hourly, limits_of, offers_of
@@ -48,6 +48,10 @@ def at(ttft_p95_s):
     return {**TUNED, "ttft_p95_s": ttft_p95_s}
 
 
+def own_probe(trial):
+    return replace(trial, result={**trial.result, "versions": {"tuner": "1"}})
+
+
 LEVELS = [a_level(0, 1.6, 2.0, "holds"), a_level(1, 2.0, 4.5, "holds"), a_level(2, 2.1, 7.0, "misses")]
 
 
@@ -57,14 +61,19 @@ LEVELS = [a_level(0, 1.6, 2.0, "holds"), a_level(1, 2.0, 4.5, "holds"), a_level(
         (a_trial(), 5.0, 2.0, 2.0),  # at the tuned limit the stored capacity is the value
         (a_trial(levels=LEVELS), 5.0, 2.0, 2.0),
         (a_trial(levels=LEVELS), 3.0, 1.6, 2.0),  # the level of 4.5 s misses 3 s
+        (a_trial(levels=LEVELS), 4.0, 1.6, 2.1),  # 4.5 s of 200 requests may be 4 s in truth: it tells nothing
+        (a_trial(levels=LEVELS), 2.0, None, 2.0),  # neither does 2.0 s
         (a_trial(levels=LEVELS), 1.0, None, 1.6),  # nothing was shown to hold 1 s
-        (a_trial(levels=LEVELS, saturation=2.4), 6.0, 2.0, 2.1),  # 7 s misses 6 s too
+        (a_trial(levels=LEVELS, saturation=2.4), 6.0, 2.0, 2.52),  # 7 s may be 6 s
+        (a_trial(levels=[*LEVELS, a_level(3, 2.2, 30.0, "misses")]), 6.0, 2.0, 2.2),  # 30 s may not
         (a_trial(levels=LEVELS, saturation=2.4), 9.0, 2.0, 2.52),  # ended early at the tuned limit: no proof of 9 s
         (a_trial(levels=LEVELS), 9.0, 2.0, math.inf),
         (a_trial(raced_out), 5.0, None, 0.5),
         (a_trial(raced_out), 3.0, None, 0.5),
         (a_trial(raced_out), 9.0, None, math.inf),  # the bound was of the tuned limit
         (a_trial(raced_out, saturation=1.0), 9.0, None, 1.05),
+        (own_probe(a_trial(raced_out)), 9.0, None, 0.5),  # dropped while it was filled: bound by its throughput
+        (own_probe(a_trial(raced_out, levels=LEVELS)), 9.0, 2.0, math.inf),  # its bound is of the levels
         (a_trial(infeasible), 5.0, None, 0.0),
         (a_trial(infeasible), 9.0, None, math.inf),
     ],
@@ -81,6 +90,38 @@ def test_the_upper_end_of_the_bracket_counts_at_the_tuned_limit():
     trial = replace(trial, result={**trial.result, "measurement": measured_doc})
     assert capacity_at(Evidence((trial,)), at(5.0)).high == 2.1
     assert capacity_at(Evidence((trial,)), at(5.0)).settled
+
+
+@pytest.mark.parametrize(
+    ("kept", "limit_s", "low", "high"),
+    [
+        ((4.0, 4.9), 4.95, 2.0, 2.1),  # the whole interval lies within
+        ((4.0, 4.9), 4.6, None, 2.1),  # p95 itself does, the interval does not
+        ((4.0, 4.9), 3.9, None, 2.0),
+        ((4.0, None), 4.95, None, 2.1),  # too few requests to bound it from above
+    ],
+)
+def test_the_stored_interval_decides_where_there_is_one(kept, limit_s, low, high):
+    trial = a_trial(levels=[a_level(0, 2.0, 4.5, "holds")])
+    bracket = {"capacity_req_per_s": 2.0, "capacity_high_req_per_s": 2.1}
+    doc = {**bracket, "ttft_p95_low_s": kept[0], "ttft_p95_high_s": kept[1]}
+    known = capacity_at(Evidence((replace(trial, result={**trial.result, "measurement": doc}),)), at(limit_s))
+    assert (known.low, known.high) == (low, high)
+
+
+@given(st.floats(0.01, 5), st.floats(0.0, 20), st.integers(2, 2000))
+def test_the_interval_of_a_level_encloses_its_p95(p50, more, requests):
+    level = {"rate_req_per_s": 1.0, "ttft_p50_s": p50, "ttft_p95_s": p50 + more, "requests": requests}
+    low, high = p95_interval(a_trial(), level, "ttft_p95_s")
+    assert p50 <= low <= p50 + more <= high
+    assert math.isinf(high) == (requests < 72)
+
+
+def test_tpot_is_judged_by_its_interval_too():
+    trial = a_trial(levels=[a_level(0, 2.0, 0.5, "holds")])  # TPOT p50 40 ms, p95 60 ms
+    assert capacity_at(Evidence((trial,)), {**TUNED, "tpot_p95_ms": 70.0}).low == 2.0
+    assert capacity_at(Evidence((trial,)), {**TUNED, "tpot_p95_ms": 61.0}).low is None
+    assert capacity_at(Evidence((trial,)), {**TUNED, "tpot_p95_ms": 45.0}).high == 2.0
 
 
 def test_confirmations_add_levels():
@@ -131,9 +172,16 @@ def test_an_unsettled_winner_is_measured_again_beside_its_rivals():
 
 
 def test_a_refuted_configuration_does_not_win():
-    refuted = replace(an_offer(a_trial()), evidence=Evidence((a_trial(),), refuted=True))
+    refuted = replace(an_offer(a_trial()), evidence=Evidence((a_trial(),), refuted=(TUNED,)))
     slower = an_offer(a_trial(number=1, capacity=1.0, running=64))
     assert decide([refuted, slower], TUNED).winner.offer.trial == 1
+    assert decide([refuted, slower], at(9.0)).winner.offer.trial == 0  # only those limits were missed
+
+
+def test_a_missed_confirmation_bounds_the_capacity_at_stricter_limits():
+    run = a_trial(infeasible, levels=[a_level(0, 1.9, 6.0, "misses")])
+    known = capacity_at(Evidence((a_trial(levels=LEVELS),), (run,), (TUNED,)), at(3.5))
+    assert (known.low, known.high) == (1.6, 1.9)
 
 
 def test_the_published_arithmetic_comes_out():
@@ -158,8 +206,8 @@ def test_the_crossover_limit_is_where_the_cheapest_side_changes():
     levels = [a_level(0, 1.0, 0.5, "holds"), a_level(1, 2.0, 3.0, "holds")]
     deep = an_offer(a_trial(number=1, capacity=2.0, levels=levels, running=64), "deep")
     (found,) = compare([quick, deep], TUNED).crossovers
-    assert (found.limit_s, found.before, found.cheaper) == (3.0, "quick", "deep")
-    assert breakpoints(deep.evidence) == [0.5, 3.0, 5.0]
+    assert (found.limit_s, found.before, found.cheaper) == (pytest.approx(3.67, abs=0.01), "quick", "deep")
+    assert breakpoints(deep.evidence) == pytest.approx([0.47, 0.53, 2.19, 3.67, 5.0], abs=0.01)
 
 
 def test_a_crossover_that_something_undecided_could_move_is_not_sure():
