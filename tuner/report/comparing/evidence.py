@@ -1,7 +1,7 @@
 """What is known of one configuration's capacity at any latency limit: from its stored load levels and its bounds.
 
 A rate that held at the tuned limit holds at every looser one; a rate that missed it misses every stricter one. At any
-other limit a level counts only where the interval of its p95 lies on one side: the whole of it within the limit, and the
+other limit a level counts only where the interval of its p95 lies on one side: the whole of it within, and the
 rate holds; the whole of it beyond, and it misses. In between the level says nothing. Pure.
 """
 
