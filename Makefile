@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/.installed
 	$(BIN)/tuner search --space amd-mi355x.yaml --runtime simulated --trials 30
+	$(BIN)/tuner report --space amd-mi355x.yaml
 	$(BIN)/tuner export helm --space amd-mi355x.yaml --allow-simulated --output values.yaml
 
 test: $(VENV)/.installed-dev

@@ -19,7 +19,7 @@ TUTORIAL = "docs/tutorial.md"
 RUN_ELSEWHERE = {
     # command as the document has it -> (who runs it, what must stand there)
     "make demo": (".ci/run", "make demo"),
-    "make test": (".ci/run", "make test"),
+    "make test": (".ci/run", "tests test"),
     "tuner search --space my-space.yaml --runtime local": ("tests/e2e/test_local_search.py", "--runtime"),
     "helm template glm52 k8s/chart --values values.yaml": ("tests/export/conftest.py", "self.chart.render"),
     "helm template demo k8s/chart --values values.yaml": ("tests/export/conftest.py", "self.chart.render"),

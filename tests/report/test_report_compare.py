@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.cli import tuner
 from support.problems import LIMITS, a_config, infeasible, make_spec, measured, raced_out
-from support.studies import a_level, stored, with_levels
+from support.studies import a_level as a_short_level
+from support.studies import stored, with_levels
 
 from tuner.errors import UsageError
 from tuner.report.assignments import assignments, trial_numbers
 from tuner.report.comparing.comparison import against, compare
-from tuner.report.comparing.evidence import Evidence, breakpoints, capacity_at
+from tuner.report.comparing.evidence import Evidence, breakpoints, capacity_at, p95_interval
 from tuner.report.comparing.offers import Offer, decide, scored
 from tuner.report.comparing.reference import study_address
 from tuner.report.comparing.sides import Named, hourly, limits_of, offers_of
@@ -48,7 +49,16 @@ def at(ttft_p95_s):
     return {**TUNED, "ttft_p95_s": ttft_p95_s}
 
 
-LEVELS = [a_level(0, 1.6, 2.0, "holds"), a_level(1, 2.0, 4.5, "holds"), a_level(2, 2.1, 7.0, "misses")]
+def a_level(*args):
+    """Of 800 requests: enough to tell something."""
+    return replace(a_short_level(*args), requests=800)
+
+
+def own_probe(trial):
+    return replace(trial, result={**trial.result, "versions": {"tuner": "1"}})
+
+
+LEVELS = [a_level(0, 1.6, 0.8, "holds"), a_level(1, 2.0, 4.5, "holds"), a_level(2, 2.1, 7.0, "misses")]
 
 
 @pytest.mark.parametrize(
@@ -56,15 +66,20 @@ LEVELS = [a_level(0, 1.6, 2.0, "holds"), a_level(1, 2.0, 4.5, "holds"), a_level(
     [
         (a_trial(), 5.0, 2.0, 2.0),  # at the tuned limit the stored capacity is the value
         (a_trial(levels=LEVELS), 5.0, 2.0, 2.0),
-        (a_trial(levels=LEVELS), 3.0, 1.6, 2.0),  # the level of 4.5 s misses 3 s
-        (a_trial(levels=LEVELS), 1.0, None, 1.6),  # nothing was shown to hold 1 s
-        (a_trial(levels=LEVELS, saturation=2.4), 6.0, 2.0, 2.1),  # 7 s misses 6 s too
+        (a_trial(levels=LEVELS), 3.0, 1.6, 2.1),  # 4.5 s once may be 3 s the next time: it tells nothing
+        (a_trial(levels=LEVELS), 2.0, None, 2.1),  # neither does 0.8 s of 2 s
+        (a_trial(levels=LEVELS), 1.0, None, 2.0),  # the level of 4.5 s misses 1 s
+        (a_trial(levels=LEVELS), 0.25, None, 1.6),
+        (a_trial(levels=LEVELS, saturation=2.4), 6.0, 2.0, 2.52),  # 7 s may be 6 s
+        (a_trial(levels=[*LEVELS, a_level(3, 2.2, 30.0, "misses")]), 6.0, 2.0, 2.2),  # 30 s may not
         (a_trial(levels=LEVELS, saturation=2.4), 9.0, 2.0, 2.52),  # ended early at the tuned limit: no proof of 9 s
         (a_trial(levels=LEVELS), 9.0, 2.0, math.inf),
         (a_trial(raced_out), 5.0, None, 0.5),
         (a_trial(raced_out), 3.0, None, 0.5),
         (a_trial(raced_out), 9.0, None, math.inf),  # the bound was of the tuned limit
         (a_trial(raced_out, saturation=1.0), 9.0, None, 1.05),
+        (own_probe(a_trial(raced_out)), 9.0, None, 0.5),  # dropped while it was filled: bound by its throughput
+        (own_probe(a_trial(raced_out, levels=LEVELS)), 9.0, 2.0, math.inf),  # its bound is of the levels
         (a_trial(infeasible), 5.0, None, 0.0),
         (a_trial(infeasible), 9.0, None, math.inf),
     ],
@@ -83,9 +98,29 @@ def test_the_upper_end_of_the_bracket_counts_at_the_tuned_limit():
     assert capacity_at(Evidence((trial,)), at(5.0)).settled
 
 
+@given(st.floats(0.01, 5), st.floats(0.0, 20), st.integers(4, 8000))
+def test_the_interval_of_a_level_encloses_its_p95(p50, more, requests):
+    level = {"ttft_p50_s": p50, "ttft_p95_s": p50 + more, "requests": requests}
+    low, high = p95_interval(level, "ttft_p95_s")
+    assert 0 < low <= p50 + more <= high
+    assert math.isinf(high) == (requests < 4 * 72)
+
+
+def test_a_level_without_figures_tells_nothing():
+    assert p95_interval({"requests": 500, "ttft_p50_s": 1.0, "ttft_p95_s": None}, "ttft_p95_s") == (0.0, math.inf)
+    assert p95_interval({"requests": 3, "ttft_p50_s": 1.0, "ttft_p95_s": 1.0}, "ttft_p95_s") == (0.0, math.inf)
+
+
+def test_tpot_is_judged_by_its_interval_too():
+    trial = a_trial(levels=[a_level(0, 2.0, 0.5, "holds")])  # TPOT p50 40 ms, p95 60 ms
+    assert capacity_at(Evidence((trial,)), {**TUNED, "tpot_p95_ms": 70.0}).low == 2.0
+    assert capacity_at(Evidence((trial,)), {**TUNED, "tpot_p95_ms": 61.0}).low is None
+    assert capacity_at(Evidence((trial,)), {**TUNED, "tpot_p95_ms": 45.0}).high == 2.0
+
+
 def test_confirmations_add_levels():
     run = a_trial(levels=[a_level(0, 1.9, 1.2, "holds")])
-    assert capacity_at(Evidence((a_trial(),), (run,)), at(1.5)).low == 1.9
+    assert capacity_at(Evidence((a_trial(),), (run,)), at(4.0)).low == 1.9
 
 
 @settings(max_examples=60)
@@ -131,9 +166,16 @@ def test_an_unsettled_winner_is_measured_again_beside_its_rivals():
 
 
 def test_a_refuted_configuration_does_not_win():
-    refuted = replace(an_offer(a_trial()), evidence=Evidence((a_trial(),), refuted=True))
+    refuted = replace(an_offer(a_trial()), evidence=Evidence((a_trial(),), refuted=(TUNED,)))
     slower = an_offer(a_trial(number=1, capacity=1.0, running=64))
     assert decide([refuted, slower], TUNED).winner.offer.trial == 1
+    assert decide([refuted, slower], at(9.0)).winner.offer.trial == 0  # only those limits were missed
+
+
+def test_a_missed_confirmation_bounds_the_capacity_at_stricter_limits():
+    run = a_trial(infeasible, levels=[a_level(0, 1.9, 6.0, "misses")])
+    known = capacity_at(Evidence((a_trial(levels=LEVELS),), (run,), (TUNED,)), at(3.5))
+    assert (known.low, known.high) == (1.6, 1.9)
 
 
 def test_the_published_arithmetic_comes_out():
@@ -158,8 +200,8 @@ def test_the_crossover_limit_is_where_the_cheapest_side_changes():
     levels = [a_level(0, 1.0, 0.5, "holds"), a_level(1, 2.0, 3.0, "holds")]
     deep = an_offer(a_trial(number=1, capacity=2.0, levels=levels, running=64), "deep")
     (found,) = compare([quick, deep], TUNED).crossovers
-    assert (found.limit_s, found.before, found.cheaper) == (3.0, "quick", "deep")
-    assert breakpoints(deep.evidence) == [0.5, 3.0, 5.0]
+    assert (found.limit_s, found.before, found.cheaper) == (5.0, "quick", "deep")
+    assert breakpoints(deep.evidence) == pytest.approx([0.19, 0.87, 1.31, 5.0, 9.16], abs=0.01)
 
 
 def test_a_crossover_that_something_undecided_could_move_is_not_sure():
@@ -258,7 +300,7 @@ def test_the_command_tells_ratios_and_the_decision(folder, monkeypatch):
     doc = json.loads(tuner("compare", "two", "raced.db", "--json").out)
     assert doc["studies"] == ["two", "raced"]
     assert doc["winner"]["usd_per_million_output_tokens"] > 0
-    assert {row["ttft_p95_s"] for row in doc["by_ttft_limit"]} >= {3.0, 5.0}
+    assert {row["ttft_p95_s"] for row in doc["by_ttft_limit"]} >= {5.0}
 
 
 def test_the_command_offers_to_run_exactly_what_is_undecided(folder, monkeypatch):

@@ -33,7 +33,8 @@ def again(database, numbers, script=raced, **changes):
 def test_dropped_trials_are_measured_to_their_end_and_nothing_else_is_run(database):
     before = begun(database)
     dropped = [f.trial for f in before.trials_in_order if f.state == "pruned"][:2]
-    _, after = again(database, dropped)
+    outcome, after = again(database, dropped)
+    assert outcome.stopped_by == "chosen"
     new = after.trials_in_order[len(before.trials_in_order) :]
     assert [f.origin for f in new] == [f"again:{n}" for n in dropped]
     assert [f.state for f in new] == ["measured", "measured"]
@@ -72,7 +73,14 @@ def test_a_new_study_runs_the_old_ones_trials_and_ends(database, tmp_path):
     new = read_summary(url)
     assert [f.origin for f in new.trials_in_order] == ["seed:demo-3", "seed:demo-4"]
     assert [f.fingerprint for f in new.trials_in_order] == [f.fingerprint for f in old.trials_in_order[3:5]]
-    assert outcome.exit_reason == "confirmed"
+    assert (outcome.exit_reason, outcome.stopped_by) == ("confirmed", "chosen")
+
+
+def test_no_baseline_is_measured_again_between_the_chosen_ones(database):
+    dropped = [f.trial for f in begun(database).trials_in_order if f.state == "pruned"][:2]
+    before = len(read_summary(database).trials_in_order)
+    _, after = again(database, dropped, budget=Budget(trials=5, recheck_every=1))
+    assert [f.origin for f in after.trials_in_order[before:]] == [f"again:{n}" for n in dropped]
 
 
 @pytest.mark.parametrize(

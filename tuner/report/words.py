@@ -13,7 +13,7 @@ STOPPED: Mapping[StoppedBy, str] = {
     "gpu_hours": "the GPU-hour budget is spent",
     "usd": "the money budget is spent",
     "space_exhausted": "every point of the space has been tried",
-    "chosen": "the chosen configurations have been run",
+    "chosen": "the configurations asked for with --only have been run",
     "converged": "little further gain is expected",
 }
 

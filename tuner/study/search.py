@@ -269,7 +269,8 @@ class _Search:
         again = retry.due(sampler.in_question(self._problem, history), pool, self._retries, self._starter.near_certain)
         if again is not None:
             return Pick(self._starter.config(again), "retry")
-        if check := recheck.due(self._problem.seeds, history, pool, self._problem.budget.recheck_every):
+        every = None if self._problem.chosen else self._problem.budget.recheck_every
+        if check := recheck.due(self._problem.seeds, history, pool, every):
             return Pick(check.config, recheck.ORIGIN, node=check.node)
         return sampler.choose(
             self._problem,
@@ -286,7 +287,9 @@ class _Search:
         best = next(iter(measured_by_cost(history)), None)
         left = budget.without(self._problem.budget, budget.reserve(self._problem.confirm, best))
         in_flight = self._floor.count(confirmation=False)
-        return budget.spent(left, self._used(history), in_flight, budget.per_trial(history))
+        why = budget.spent(left, self._used(history), in_flight, budget.per_trial(history))
+        # The number of trials was made to fit the chosen ones: reaching it means that they have been run.
+        return "chosen" if why == "trials" and self._problem.chosen else why
 
     def _used(self, history: list[PastTrial]) -> budget.Used:
         attrs = dict(self._opened.study.user_attrs)

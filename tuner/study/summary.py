@@ -160,7 +160,7 @@ def read_summary(storage_url: str, study_name: str | None = None) -> StudySummar
 
 def study_names(storage: Storage) -> list[str]:
     """The studies of this program in a database, without the confirmations' siblings."""
-    studies = optuna.get_all_study_summaries(storage.backend, include_best_trial=False)
+    studies = storage.backend.get_all_studies()  # Optuna's summaries would read every trial as well
     return sorted(study.study_name for study in studies if IDENTITY in study.user_attrs)
 
 

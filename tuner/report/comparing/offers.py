@@ -64,16 +64,16 @@ class Decision:
 
 def scored(offer: Offer, limits: Mapping[str, float]) -> Scored:
     """The offer's cost at these limits, run at the guarded rate."""
-    capacity = capacity_at(offer.evidence, limits)
+    capacity, refuted = capacity_at(offer.evidence, limits), offer.evidence.refuted_at(limits)
     run_at = 1 - offer.guard
-    rate = None if capacity.low is None or offer.evidence.refuted else run_at * capacity.low
+    rate = None if capacity.low is None or refuted else run_at * capacity.low
     cost = None if not rate else usd_per_million(offer.usd_per_hour, rate, offer.paid_tokens)
     least = (
         0.0
         if math.isinf(capacity.high)
         else usd_per_million(offer.usd_per_hour, run_at * capacity.high, offer.paid_tokens)
     )
-    return Scored(offer, rate, cost, least, capacity.settled or offer.evidence.refuted)
+    return Scored(offer, rate, cost, least, capacity.settled or refuted)
 
 
 def decide(offers: Sequence[Offer], limits: Mapping[str, float]) -> Decision:

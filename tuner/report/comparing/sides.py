@@ -75,19 +75,20 @@ def _evidence(family: Sequence[Named]) -> list[tuple[Evidence, Named]]:
     trials: dict[str, list[Figures]] = {}
     runs: dict[str, list[Figures]] = {}
     home: dict[str, Named] = {}
+    refuted: dict[str, list[Mapping[str, float]]] = {}
     for named in family:
+        limits = named.summary.plan.get("limits") or {}
         for f in named.summary.trials_in_order:
             if f.state not in ("invalid", "running", "abandoned") and not _lost(f):
                 trials.setdefault(f.fingerprint, []).append(f)
                 home.setdefault(f.fingerprint, named)
+            if f.standing == "missed":
+                refuted.setdefault(f.fingerprint, []).append(limits)
         for run in named.summary.confirmations_in_order:
             if run.state in ("measured", "infeasible"):
                 runs.setdefault(run.fingerprint, []).append(run)
     return [
-        (
-            Evidence(tuple(found), tuple(runs.get(key, ())), refuted=found[-1].standing == "missed"),
-            home[key],
-        )
+        (Evidence(tuple(found), tuple(runs.get(key, ())), tuple(refuted.get(key, ()))), home[key])
         for key, found in trials.items()
     ]
 
