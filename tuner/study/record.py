@@ -21,7 +21,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.space.config import Scalar, ServingConfig
-from tuner.study.history import SAME_AS, PastTrial, past, read_history, same_settings
+from tuner.study.history import PRICES, SAME_AS, PastTrial, past, read_history, repriced, same_settings
 from tuner.study.params import PickedParams, distributions
 from tuner.study.problem import TokenWeights, coordinates
 from tuner.study.storage import Storage
@@ -64,13 +64,24 @@ class Recorder:
         self._dimensions = dimensions
         self._weights = token_weights
         self._write = write
+        self._known: list[PastTrial] | None = None
+        self._stale: set[int] = set()
 
     def history(self) -> list[PastTrial]:
-        return read_history(self.study)
+        """All trials in order. Nobody else writes them: those not written since they were read are as they were."""
+        if self._known is None:
+            self._known = read_history(self.study)
+            self._stale.clear()
+        if self._stale:
+            prices: Mapping[str, float] = self.study.user_attrs.get(PRICES) or {}
+            for number in self._stale:
+                self._known[number] = repriced(past(self._trial(number)), prices)
+            self._stale.clear()
+        return list(self._known)
 
     def next_number(self) -> int:
         """The number the next asked trial will have."""
-        return len(self.study.get_trials(deepcopy=False))
+        return len(self.history())
 
     def ask(self, pick: Pick) -> int:
         """Create the trial. A point outside the grid has no parameters."""
@@ -78,6 +89,7 @@ class Recorder:
         fixed = distributions(self._dimensions) if point is not None else {}
         self._picked.prime(fixed, point or {})
         trial = self._write("ask", lambda: self.study.ask(fixed_distributions=fixed))
+        self._note_new(trial.number)
         if any(point is None or point[name] != value for name, value in trial.params.items()):
             # `ask` hands out what another program has queued; this study chooses for itself.
             self._fail(trial.number, "queued by another program; set aside")
@@ -88,6 +100,12 @@ class Recorder:
         if pick.reasons:
             self._set(trial.number, "proposal", dict(pick.reasons))
         return trial.number
+
+    def _note_new(self, number: int) -> None:
+        if self._known is not None and number == len(self._known):
+            self._known.append(past(self._trial(number)))
+        else:  # another program made trials too
+            self._known = None
 
     def commit(self, number: int, spec: TrialSpec) -> None:
         """From here on the trial may be started; a further attempt replaces the former."""
@@ -137,10 +155,12 @@ class Recorder:
         return self._storage.backend.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
     def _set(self, number: int, key: str, value: Any) -> None:
+        self._stale.add(number)
         self._write(key, lambda: self._storage.backend.set_trial_user_attr(self._trial_id(number), key, value))
 
     def _constrain(self, number: int, verdict: Verdict) -> None:
         """Constraints are write-once: those a killed controller has set stay."""
+        self._stale.add(number)
         trial = optuna.Trial(self.study, self._trial_id(number))
         for key, value in verdict.constraints.items():
             self._write(f"constraint {key}", partial(_constrain_once, trial, key, value))
@@ -154,6 +174,7 @@ class Recorder:
         self._write("bound", lambda: backend.set_trial_intermediate_value(trial_id, 0, bound))
 
     def _tell(self, number: int, state: TrialState, value: float | None) -> None:
+        self._stale.add(number)
         # A repeated tell after a lost answer of the database finds the trial finished.
         self._write("tell", lambda: self.study.tell(number, value, state=state, skip_if_finished=True))
 

@@ -18,7 +18,8 @@ from tuner.runtime.kubernetes.assemble import check_sites, places_of
 from tuner.runtime.kubernetes.client import connect
 from tuner.runtime.kubernetes.names import FINALIZER
 from tuner.runtime.kubernetes.outage import Allowance, Outage
-from tuner.runtime.kubernetes.runtime import KubernetesRuntime, Place
+from tuner.runtime.kubernetes.place import Place
+from tuner.runtime.kubernetes.runtime import KubernetesRuntime
 from tuner.runtime.protocol import Ended, Stage
 
 SAMPLE = {"here": spec_of("may-i")}
