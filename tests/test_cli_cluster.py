@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,7 +109,8 @@ def test_logs_are_lines_for_people_and_what_is_stored_once_the_pod_is_gone(clust
     left_behind(cluster, found["id"])
     for options in ((), ("--follow",)):
         said = tuner("logs", "0", *SPACE, *options)
-        assert said.out.splitlines() == [f"trial {found['id']}, attempt 1", "measuring", "measured"]
+        level = "level 2.10 req/s: p95 1.20 s, holds"
+        assert said.out.splitlines() == [f"trial {found['id']}, attempt 1", "measuring", level, "measured"]
 
 
 def test_following_writes_every_line_once_until_the_end():
@@ -152,6 +155,25 @@ def test_objects_of_others_are_never_touched(cluster):
     cluster.store.create("jobs", "demo", {**job, "status": {}})
     assert "nothing is left" in tuner("gc", "--namespace", "demo", "--yes").err
     assert [j["metadata"]["name"] for j in cluster.jobs()] == ["theirs"]
+
+
+def test_status_says_what_a_running_trial_does(cluster):
+    cluster.kubelet.env["QUICK_RUNNER_S"] = "600"
+    command = ("search", *SPACE, "--runtime", "kubernetes", "--new-study", "watched", "--cancel")
+    env = {**os.environ, "PYTHONPATH": str(SUPPORT.parents[1])}
+    child = subprocess.Popen([sys.executable, "-c", "from tuner.cli import main; main()", *command], env=env)
+    try:
+        wait_for(lambda: any("tailLines" in path for path in cluster.requests("GET")), "a look at its log", 60.0)
+        wait_for(lambda: shown("watched", "level 2.10 req/s: p95 1.20 s"), "the level to be shown", 60.0)
+    finally:
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(60) == 130
+        del cluster.kubelet.env["QUICK_RUNNER_S"]
+
+
+def shown(study, text):
+    time.sleep(0.5)
+    return text in tuner("status", "--study", study).out
 
 
 @pytest.mark.parametrize(

@@ -55,13 +55,16 @@ def say(cluster: FakeCluster, report: dict) -> None:
     outcome = report["outcome"]
     requests = list(cluster.api.requests)
     changes = [r for r in requests if r[1] in CHANGES]
-    logs = [r for r in requests if r[2].partition("?")[0].endswith("/log")]
+    logs = [r for r in requests if r[2].partition("?")[0].endswith("/log") and "tailLines" not in r[2]]
+    tails = sum("tailLines" in path for _, _, path in requests)
     looks = len(requests) - len(changes) - len(logs)
     ended = {c.name: c.ended_s for c in cluster.kubelet.containers.values() if c.ended_s}
     seen = {path.split("/")[-2]: at_s for at_s, _, path in logs}
     freed = {path.rpartition("/")[2]: at_s for at_s, verb, path in changes if verb == "PATCH"}
     print(f"trials {outcome['counted']}, {outcome['took_s']:.0f} s, {outcome['message']}")
-    print(f"requests: {looks / outcome['took_s']:.2f}/s to look, {len(changes)} changes, {len(logs)} logs")
+    per_s = looks / outcome["took_s"]
+    print(f"requests: {per_s:.2f}/s to look ({tails} of {looks} at the ends of running logs)")
+    print(f"and with each change: {len(changes)} changes, {len(logs)} logs of trials that ended")
     print(f"controller's memory: {outcome['rss_mib']:.0f} MiB at most")
     for what, at_s in (("seen and read", seen), ("recorded and let go", freed)):
         late = sorted(at_s[name] - ended[name] for name in at_s if name in ended)

@@ -66,6 +66,7 @@ class Recorder:
         self._write = write
         self._known: list[PastTrial] | None = None
         self._stale: set[int] = set()
+        self._ids: dict[int, int] = {}
 
     def history(self) -> list[PastTrial]:
         """All trials in order. Nobody else writes them: those not written since they were read are as they were."""
@@ -152,7 +153,10 @@ class Recorder:
         return self._storage.backend.get_trial(self._trial_id(number))
 
     def _trial_id(self, number: int) -> int:
-        return self._storage.backend.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        if number not in self._ids:
+            backend = self._storage.backend
+            self._ids[number] = backend.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        return self._ids[number]
 
     def _set(self, number: int, key: str, value: Any) -> None:
         self._stale.add(number)

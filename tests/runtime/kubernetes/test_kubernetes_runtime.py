@@ -125,6 +125,35 @@ def test_a_trial_that_finds_no_room_waits_and_is_not_charged(slow):
     assert taken[0]["spec"]["nodeName"] == first["spec"]["nodeName"]
 
 
+def test_of_many_trials_that_ended_the_first_are_told_before_the_others_are_read(cluster):
+    """A log takes 0.6 s here: two of them are what a poll may take; no new look is needed for the rest."""
+    for n in (3, 4):
+        cluster.node(f"node-{n}")
+    site = site_on(cluster)
+    site.every_s = 2.5
+    clock = lambda: 0.6 * sum("/log" in path for path in cluster.requests("GET"))  # noqa: E731
+    runtime = KubernetesRuntime({"here": Place(target(), site, 2, 1)}, clock=clock, sleep=lambda _s: None)
+    for n in range(4):
+        runtime.start(spec_of(f"t-{n}"))
+    wait_for(lambda: [p["status"]["phase"] for p in cluster.pods()] == ["Succeeded"] * 4, "all to end", 60.0)
+    for second, trial in enumerate(("t-2", "t-0", "t-3", "t-1")):
+        (pod,) = [p for p in cluster.pods() if p["metadata"]["labels"]["sglang-tuner/trial"] == trial]
+        ended_at(cluster, pod["metadata"]["name"], f"2026-08-28T10:00:0{second}Z")
+    assert [notice.trial_id for notice in runtime.poll(0.0)] == ["t-2", "t-0"]
+    runtime.release("t-2")
+    asked = len(cluster.requests("GET"))
+    assert [notice.trial_id for notice in runtime.poll(0.0)] == ["t-3", "t-1"]
+    assert all("/log" in path for path in cluster.requests("GET")[asked:])
+    assert not runtime.poll(0.0), "each is told once"
+
+
+def ended_at(cluster, pod, when):
+    def end(held):
+        held["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = when
+
+    cluster.store.update("pods", "demo", pod, end)
+
+
 # --- after a restart
 
 
