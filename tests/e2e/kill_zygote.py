@@ -128,7 +128,7 @@ def prepare(home: Path, space: str, engine: str) -> dict:
     (home / "runner").chmod(0o755)
     where = Where(simulated=False, program=tuple(shlex.split(engine)))
     points = evaluate(open_space(space))
-    deadlines = Deadlines(ready_s=60.0, first_token_s=30.0, probe_s=60.0, stop_s=5.0)
+    deadlines = Deadlines(ready_s=300.0, first_token_s=120.0, probe_s=300.0, stop_s=5.0)
     problem = problem_of(points, name="killed", where=where, trials=None, deadlines=deadlines)
     open_storage(f"sqlite:///{home}/warm.db").close()  # what Optuna imports late is imported once
     return {

@@ -108,7 +108,7 @@ def main() -> None:
     sqlalchemy.event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
     space = open_space(sys.argv[1])
     points = evaluate(space)
-    deadlines = Deadlines(ready_s=60.0, first_token_s=30.0, probe_s=60.0, stop_s=5.0)
+    deadlines = Deadlines(ready_s=300.0, first_token_s=120.0, probe_s=300.0, stop_s=5.0)
     problem = problem_of(points, name=space.name, where=Where(simulated=False), trials=None, deadlines=deadlines)
     for line in sys.stdin:
         if os.fork() == 0:

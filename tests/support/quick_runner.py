@@ -1,6 +1,7 @@
 """In place of the runner inside a fake cluster's pods: tells what a runner tells, without an engine, in a moment.
 
-The capacity it reports depends on the configuration alone. `QUICK_RUNNER_S` is how long it "measures".
+The capacity it reports depends on the configuration alone. `QUICK_RUNNER_S` is how long it "measures", and if
+`QUICK_RUNNER_UNTIL` names a file it goes on until that is there.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def main() -> int:
     tell("stage", 2, "measuring")
     tell("level", 3, asdict(LEVEL))
     until_s = time.monotonic() + float(os.environ.get("QUICK_RUNNER_S", "0.1"))
-    while time.monotonic() < until_s and not stopped:
+    gate = Path(os.environ.get("QUICK_RUNNER_UNTIL", "/"))
+    while (time.monotonic() < until_s or not gate.exists()) and not stopped:
         time.sleep(0.02)
     if stopped:
         return 75
