@@ -12,7 +12,7 @@ Knows nothing of runtimes, budgets or samplers' choices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -158,16 +158,20 @@ class Recorder:
             self._ids[number] = backend.get_trial_id_from_study_id_trial_number(self._study_id, number)
         return self._ids[number]
 
+    def _change(self, number: int, name: str, write: Callable[[], object]) -> None:
+        try:
+            self._write(name, write)
+        finally:
+            self._stale.add(number)
+
     def _set(self, number: int, key: str, value: Any) -> None:
-        self._stale.add(number)
-        self._write(key, lambda: self._storage.backend.set_trial_user_attr(self._trial_id(number), key, value))
+        self._change(number, key, lambda: self._storage.backend.set_trial_user_attr(self._trial_id(number), key, value))
 
     def _constrain(self, number: int, verdict: Verdict) -> None:
         """Constraints are write-once: those a killed controller has set stay."""
-        self._stale.add(number)
         trial = optuna.Trial(self.study, self._trial_id(number))
         for key, value in verdict.constraints.items():
-            self._write(f"constraint {key}", partial(_constrain_once, trial, key, value))
+            self._change(number, f"constraint {key}", partial(_constrain_once, trial, key, value))
 
     def _report_bound(self, number: int, frozen: FrozenTrial, verdict: Verdict) -> None:
         """The bound of a raced-out trial lets TPE rank it among its like."""
@@ -175,12 +179,11 @@ class Recorder:
         if verdict.state != "pruned" or bound is None or frozen.intermediate_values:
             return
         backend, trial_id = self._storage.backend, self._trial_id(number)
-        self._write("bound", lambda: backend.set_trial_intermediate_value(trial_id, 0, bound))
+        self._change(number, "bound", lambda: backend.set_trial_intermediate_value(trial_id, 0, bound))
 
     def _tell(self, number: int, state: TrialState, value: float | None) -> None:
-        self._stale.add(number)
         # A repeated tell after a lost answer of the database finds the trial finished.
-        self._write("tell", lambda: self.study.tell(number, value, state=state, skip_if_finished=True))
+        self._change(number, "tell", lambda: self.study.tell(number, value, state=state, skip_if_finished=True))
 
 
 def _constrain_once(trial: optuna.Trial, key: str, value: float) -> None:
