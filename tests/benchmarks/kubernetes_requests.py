@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,8 @@ def run(cluster: FakeCluster, folder: Path, trials: int) -> dict:
     order = {"folder": str(folder / "study"), "kubeconfig": str(cluster.kubeconfig(folder / "kubeconfig"))}
     order |= {"trials": trials, "kills": [], "speed": 1.0}
     command = [sys.executable, str(TESTS / "support" / "kube_zygote.py"), str(folder / "space.yaml")]
-    zygote = subprocess.run(command, input=json.dumps(order) + "\n", text=True, check=True, timeout=1800)
+    env = {**os.environ, "WAIT_FOR_DISK": "as a user's does"}
+    zygote = subprocess.run(command, input=json.dumps(order) + "\n", text=True, check=True, timeout=1800, env=env)
     assert zygote.returncode == 0
     return json.loads((folder / "study" / "report.json").read_text())
 

@@ -105,7 +105,8 @@ def stored(name: str, url: str) -> list[dict]:
 
 def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sqlalchemy.event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
+    if "WAIT_FOR_DISK" not in os.environ:  # a kill of the process loses nothing the kernel has
+        sqlalchemy.event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
     space = open_space(sys.argv[1])
     points = evaluate(space)
     deadlines = Deadlines(ready_s=300.0, first_token_s=120.0, probe_s=300.0, stop_s=5.0)
