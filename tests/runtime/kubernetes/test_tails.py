@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 
 import pytest
-from support.clusters import UID, runtime_on, spec_of
+from support.clusters import UID, cluster_of, runtime_on, spec_of
 from support.fake_cluster import FakeCluster
 from support.kube_cases import QUICK
 from support.quick_runner import LEVEL
@@ -16,7 +16,7 @@ from tuner.runtime.kubernetes.outage import Allowance, Outage
 from tuner.runtime.kubernetes.tails import Tails, stage_of
 from tuner.runtime.kubernetes.tracked import Tracked
 from tuner.runtime.protocol import Stage
-from tuner.trial.records import lines_of
+from tuner.trial.records import lines_of, read_records
 
 SPEC = a_spec()
 BEGIN = ("begin", {"id": SPEC.id, "attempt": SPEC.attempt, "fingerprint": SPEC.fingerprint})
@@ -146,6 +146,24 @@ def slow(tmp_path):
         made.node("node-1")
         made.node("node-2")
         yield made
+
+
+@pytest.mark.parametrize(
+    ("cut", "left"),
+    [
+        ({}, ["begin", "stage", "level"]),
+        ({"tailLines": 2}, ["stage", "level"]),
+        ({"tailLines": 2, "limitBytes": 70}, ["stage"]),  # the first bytes of those two
+        ({"limitBytes": 10_000, "tailLines": 0}, []),
+    ],
+)
+def test_a_log_is_cut_by_the_server_as_asked(slow, cut, left):
+    runtime = runtime_on(slow)
+    runtime.start(spec_of("t-1"))
+    heard(runtime, "t-1", SAYS)
+    (pod,) = slow.pods()
+    log = cluster_of(slow).pod_log(pod["metadata"]["name"], "trial", **cut)
+    assert [record.kind for record in read_records(log.splitlines()).records] == left
 
 
 def heard(runtime, trial_id, text):

@@ -19,9 +19,9 @@ from tuner.runtime.stages import level_text
 from tuner.trial.records import read_records
 from tuner.trial.spec import TrialSpec
 
-_CUT = {"tailLines": 20, "limitBytes": 64 * 1024}
 # Some records and room for what else prints. Of a long line the API counts every 16 KiB for one, and of too many bytes
 # it keeps the first: the newest record may be missing, and comes with the next look.
+_CUT = {"tailLines": 20, "limitBytes": 64 * 1024}
 _EVERY_LOOKS = 1.9  # a little less than two, so that every second look has one
 _READ_S = 3.0
 _PAUSE_S = 60.0
