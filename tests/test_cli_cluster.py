@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,7 +109,8 @@ def test_logs_are_lines_for_people_and_what_is_stored_once_the_pod_is_gone(clust
     left_behind(cluster, found["id"])
     for options in ((), ("--follow",)):
         said = tuner("logs", "0", *SPACE, *options)
-        assert said.out.splitlines() == [f"trial {found['id']}, attempt 1", "measuring", "measured"]
+        level = "level 2.10 req/s: p95 1.20 s, holds"
+        assert said.out.splitlines() == [f"trial {found['id']}, attempt 1", "measuring", level, "measured"]
 
 
 def test_following_writes_every_line_once_until_the_end():
@@ -134,7 +137,7 @@ def test_what_is_left_is_listed_and_deleted_only_when_told(cluster, monkeypatch)
 
 
 def test_a_running_trial_is_deleted_only_for_a_named_study(cluster):
-    cluster.kubelet.env["QUICK_RUNNER_S"] = "60"
+    cluster.kubelet.env["QUICK_RUNNER_S"] = "600"
     try:
         left_behind(cluster, wait=False)
         wait_for(cluster.processes, "it to run")
@@ -154,16 +157,42 @@ def test_objects_of_others_are_never_touched(cluster):
     assert [j["metadata"]["name"] for j in cluster.jobs()] == ["theirs"]
 
 
+def test_status_says_what_a_running_trial_does(cluster):
+    cluster.kubelet.env["QUICK_RUNNER_S"] = "600"
+    command = ("search", *SPACE, "--runtime", "kubernetes", "--new-study", "watched", "--cancel")
+    env = {**os.environ, "PYTHONPATH": str(SUPPORT.parents[1])}
+    child = subprocess.Popen([sys.executable, "-c", "from tuner.cli import main; main()", *command], env=env)
+    try:
+        wait_for(lambda: any("tailLines" in path for path in cluster.requests("GET")), "a look at its log")
+        wait_for(lambda: shown("watched", "level 2.10 req/s: p95 1.20 s"), "the level to be shown")
+    finally:
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(60) == 130
+        del cluster.kubelet.env["QUICK_RUNNER_S"]
+
+
+def shown(study, text):
+    time.sleep(0.5)
+    return text in tuner("status", "--study", study).out
+
+
 @pytest.mark.parametrize(
     ("option", "drained"),
     [("--drain", True), ("--cancel", False)],
 )
-def test_a_stopped_search_drains_or_cancels_as_asked(cluster, option, drained):
-    cluster.kubelet.env["QUICK_RUNNER_S"] = "3" if drained else "60"
+def test_a_stopped_search_drains_or_cancels_as_asked(cluster, tmp_path, option, drained):
+    """Trials run until the search has said what it does with them, or for ever."""
+    cluster.kubelet.env["QUICK_RUNNER_UNTIL"] = str(tmp_path / "told")
     name = f"stopped{option[1:]}"
-    killer = threading.Thread(
-        target=lambda: (wait_for(cluster.processes, "a trial"), os.kill(os.getpid(), signal.SIGTERM)), daemon=True
-    )
+
+    def stop():
+        wait_for(cluster.processes, "a trial")
+        os.kill(os.getpid(), signal.SIGTERM)
+        if drained:
+            wait_for(lambda: "waiting for the running trials" in sys.stderr.getvalue(), "the search to heed it")
+            (tmp_path / "told").touch()
+
+    killer = threading.Thread(target=stop, daemon=True)
     killer.start()
     try:
         said = tuner(
@@ -171,9 +200,9 @@ def test_a_stopped_search_drains_or_cancels_as_asked(cluster, option, drained):
         )
     finally:
         killer.join()
-        del cluster.kubelet.env["QUICK_RUNNER_S"]
+        del cluster.kubelet.env["QUICK_RUNNER_UNTIL"]
     assert said.code == 130, said.err
     trials = json.loads(said.out)["trials"]
     assert (trials["measured"] >= 1, trials["running"] == 0) == (drained, drained)
     assert ("waiting for the running trials" in said.err) == drained
-    wait_for(lambda: not cluster.jobs() and not cluster.processes(), "no trial to be left", 10.0)
+    wait_for(lambda: not cluster.jobs() and not cluster.processes(), "no trial to be left")

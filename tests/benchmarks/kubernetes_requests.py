@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,8 @@ def run(cluster: FakeCluster, folder: Path, trials: int) -> dict:
     order = {"folder": str(folder / "study"), "kubeconfig": str(cluster.kubeconfig(folder / "kubeconfig"))}
     order |= {"trials": trials, "kills": [], "speed": 1.0}
     command = [sys.executable, str(TESTS / "support" / "kube_zygote.py"), str(folder / "space.yaml")]
-    zygote = subprocess.run(command, input=json.dumps(order) + "\n", text=True, check=True, timeout=1800)
+    env = {**os.environ, "WAIT_FOR_DISK": "as a user's does"}
+    zygote = subprocess.run(command, input=json.dumps(order) + "\n", text=True, check=True, timeout=1800, env=env)
     assert zygote.returncode == 0
     return json.loads((folder / "study" / "report.json").read_text())
 
@@ -55,13 +57,16 @@ def say(cluster: FakeCluster, report: dict) -> None:
     outcome = report["outcome"]
     requests = list(cluster.api.requests)
     changes = [r for r in requests if r[1] in CHANGES]
-    logs = [r for r in requests if r[2].partition("?")[0].endswith("/log")]
+    logs = [r for r in requests if r[2].partition("?")[0].endswith("/log") and "tailLines" not in r[2]]
+    tails = sum("tailLines" in path for _, _, path in requests)
     looks = len(requests) - len(changes) - len(logs)
     ended = {c.name: c.ended_s for c in cluster.kubelet.containers.values() if c.ended_s}
     seen = {path.split("/")[-2]: at_s for at_s, _, path in logs}
     freed = {path.rpartition("/")[2]: at_s for at_s, verb, path in changes if verb == "PATCH"}
     print(f"trials {outcome['counted']}, {outcome['took_s']:.0f} s, {outcome['message']}")
-    print(f"requests: {looks / outcome['took_s']:.2f}/s to look, {len(changes)} changes, {len(logs)} logs")
+    per_s = looks / outcome["took_s"]
+    print(f"requests: {per_s:.2f}/s to look ({tails} of {looks} at the ends of running logs)")
+    print(f"and with each change: {len(changes)} changes, {len(logs)} logs of trials that ended")
     print(f"controller's memory: {outcome['rss_mib']:.0f} MiB at most")
     for what, at_s in (("seen and read", seen), ("recorded and let go", freed)):
         late = sorted(at_s[name] - ended[name] for name in at_s if name in ended)

@@ -85,7 +85,7 @@ class Folder:
                         return sum(map(float, counts)) >= 2
             return False
 
-        wait_for(running, "an engine under load", 60.0)
+        wait_for(running, "an engine under load", 180.0)
 
 
 @pytest.fixture

@@ -11,10 +11,8 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import sys
 import time
-import traceback
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,10 @@ from pathlib import Path
 import optuna
 import sqlalchemy.event
 from sqlalchemy.engine import Engine
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.forking import Numbered, in_a_process_of_its_own
 
 from tuner.launch.spaces import open_space
 from tuner.runtime.local import LocalRuntime
@@ -44,25 +46,9 @@ MARK = "TUNER_E2E_CASE"
 RUNNER = Path(__file__).with_name("short_load_runner.py")
 
 
-class Numbered:
-    """Numbers every database write and every process start, logs both sides of each, and kills at one of them."""
-
-    def __init__(self, log: Path, when: str, number: int) -> None:
-        self._kill_at = (when, number)
-        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._number = 0
-
-    def __call__(self, said: str) -> None:
-        when, _, name = said.partition(" ")
-        self._number += when == "before"
-        os.write(self._log, f"{when} {self._number} {name}\n".encode())
-        if (when, self._number) == self._kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 def session(problem, folder: Path, log: str, when: str, number: int) -> None:
     """One controller. Returns only if nothing kills it."""
-    hook = Numbered(folder / log, when, number)
+    hook = Numbered(folder / log, (when, number))
     runtime = LocalRuntime(
         {"here": 1},
         workdir=folder / "trials",
@@ -72,22 +58,6 @@ def session(problem, folder: Path, log: str, when: str, number: int) -> None:
     )
     outcome = search(problem, f"sqlite:///{folder}/study.db", runtime, on_write=hook, poll_s=1.0)
     (folder / "outcome.json").write_text(json.dumps({"exit_reason": outcome.exit_reason, "counted": outcome.counted}))
-
-
-def in_a_process_of_its_own(work, *args) -> int:
-    """Fork, run, and return the exit code: 0, 1 for an exception, or minus the signal."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work(*args)
-            code = 0
-        except BaseException:  # noqa: BLE001 - nothing may run on into the parent's code
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def run_case(problem, folder: Path, when: str, number: int) -> None:
@@ -158,7 +128,7 @@ def prepare(home: Path, space: str, engine: str) -> dict:
     (home / "runner").chmod(0o755)
     where = Where(simulated=False, program=tuple(shlex.split(engine)))
     points = evaluate(open_space(space))
-    deadlines = Deadlines(ready_s=60.0, first_token_s=30.0, probe_s=60.0, stop_s=5.0)
+    deadlines = Deadlines(ready_s=300.0, first_token_s=120.0, probe_s=300.0, stop_s=5.0)
     problem = problem_of(points, name="killed", where=where, trials=None, deadlines=deadlines)
     open_storage(f"sqlite:///{home}/warm.db").close()  # what Optuna imports late is imported once
     return {

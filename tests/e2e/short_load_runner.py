@@ -42,7 +42,7 @@ async def short_load(base_url, *, incumbent_req_per_s=None, confirm_rate_req_per
     async with EngineControl(base_url) as control:
         info = await control.server_info()
         model = await control.model_name()
-    client = StreamClient(base_url, "/v1/completions", first_token_s=30.0, request_s=60.0)
+    client = StreamClient(base_url, "/v1/completions", first_token_s=120.0, request_s=300.0)
     body = {"model": model, "prompt": "one two three", "max_tokens": 4, "stream": True, "ignore_eos": True}
     body["stream_options"] = {"include_usage": True}
     records = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from support.kube_cases import begin, check_case, end, points_of, run_cases
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(2400)
 
 
 def test_a_kill_anywhere_is_survived(tmp_path):

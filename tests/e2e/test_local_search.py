@@ -78,13 +78,13 @@ def test_a_search_goes_on_after_a_kill_and_after_ctrl_c(folder):
     folder.wait_until_loaded()
     killed.kill()
     assert killed.wait() == -signal.SIGKILL
-    wait_for(lambda: not folder.left(), "runner and engine to end without their controller", 40.0)
+    wait_for(lambda: not folder.left(), "runner and engine to end without their controller", 120.0)
 
     interrupted = folder.begin(*command)
     folder.wait_until_loaded()
     assert any("tuner.simulator" in line for line in folder.left().values())
     os.killpg(interrupted.pid, signal.SIGINT)
-    assert interrupted.wait(60) == 130
+    assert interrupted.wait(180) == 130
     assert folder.left() == {}
     assert "interrupted; run the same command to go on" in folder.err
 

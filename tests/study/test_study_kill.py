@@ -5,7 +5,7 @@ from __future__ import annotations
 import optuna
 import pytest
 from support.fake_runtime import FakeCluster
-from support.problems import a_problem, measured
+from support.problems import a_config, a_problem, measured
 
 from tuner.study.confirm import sibling
 from tuner.study.problem import Budget, ConfirmPlan
@@ -47,9 +47,11 @@ def run(problem, database, cluster, on_write):
 def all_trials(database, name="demo"):
     storage = open_storage(database)
     try:
+        known = optuna.get_all_study_names(storage.backend)
         return [
             trial
             for study in (name, sibling(name))
+            if study in known
             for trial in optuna.load_study(study_name=study, storage=storage.backend).trials
         ]
     finally:
@@ -92,6 +94,44 @@ def test_a_kill_at_any_write_is_survived(database, when, survives, n):
     assert len(cluster.started) == 2 + (0 if survives else lost)
     tells = [*kill.names, *names].count("before tell")
     assert tells <= len(trials) + (kill.names[-1] == "before tell")
+
+
+RECHECK = ["ask", "config", "origin", "spec", "result"]
+
+
+@pytest.mark.parametrize("write", RECHECK)
+@pytest.mark.parametrize(("when", "survives"), [("before", True), ("after", False)])
+def test_a_recheck_whose_controller_is_killed_is_done_once(database, when, survives, write):
+    """The baseline, one other configuration, and the baseline again: killed while it is chosen, begun and recorded."""
+    problem = small_problem(
+        seeds=[("baseline", a_config())],
+        budget=Budget(trials=3, recheck_every=1),
+        confirm=ConfirmPlan(top=0, repeats=1, minutes=10),
+    )
+    cluster = FakeCluster(measured, survives=survives)
+    kill = KillAtThird(f"{when} {write}")
+    with pytest.raises(Killed):
+        run(problem, database, cluster, kill)
+    assert run(problem, database, cluster, None).counted == 3
+    assert (cluster.overlaps, cluster.live) == ([], {})
+    trials = all_trials(database)
+    told = [trial.user_attrs["origin"] for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]
+    assert told == ["seed:baseline", "sampler", "recheck"]
+    abandoned = [trial.user_attrs["failure"] for trial in trials if trial.state.name == "FAIL"]
+    assert abandoned in ([], ["abandoned before start"])
+    assert bool(abandoned) is (f"{when} {write}" not in ("before ask", "after spec") and write != "result")
+
+
+class KillAtThird:
+    """Raises at the third write of this name: that of the third trial."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.left = name, 3
+
+    def __call__(self, name: str) -> None:
+        self.left -= name == self.name
+        if self.left == 0:
+            raise Killed(name)
 
 
 @pytest.mark.parametrize("survives", [True, False])

@@ -184,3 +184,29 @@ def test_trials_whose_engines_ran_the_same_settings_are_noted(database, recorder
     assert ended.same_as == same
     assert [t.same_as for t in read_history(recorder.study)] == [None, None, same]  # a repetition is no duplicate
     assert stored(database, number).user_attrs.get("same_as") == same
+
+
+def test_what_a_recorder_knows_is_what_the_database_holds_at_every_write(storage):
+    """It reads again only what it wrote itself."""
+    seen = []
+
+    def compare(name):
+        if name.startswith("before"):
+            seen.append(name)
+            known = recorder.history()
+            assert known == read_history(recorder.study)[: len(known)], name
+
+    owner = Ownership(storage, "demo")
+    owner.begin()
+    recorder = Recorder(storage, "demo", dimensions(), TokenWeights(), Writer(owner, compare))
+    one, two = begin(recorder), begin(recorder, a_config(weights="mxfp4"))
+    recorder.finish(*two, raced_out(two[1]))
+    recorder.study.enqueue_trial({"weights": "fp8"})  # another program
+    recorder.study.enqueue_trial({"weights": "fp8"})
+    begin(recorder, a_config(weights="mxfp4", running=32))
+    recorder.finish(*one, measured(one[1]))
+    recorder.finish_told_halfway()
+    assert recorder.history() == read_history(recorder.study)
+    assert recorder.next_number() == 5
+    assert len(seen) > 40
+    owner.release()

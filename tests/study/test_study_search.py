@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import optuna
 import pytest
-from support.fake_runtime import FakeCluster
+from support.fake_runtime import FakeCluster, FakeRuntime
 from support.problems import (
     ENGINE_DEFAULT,
     a_config,
@@ -21,6 +21,7 @@ from support.problems import (
 )
 
 from tuner.errors import UsageError
+from tuner.runtime.protocol import Ended
 from tuner.study.events import ConfirmEnded, ConfirmStarted, PoolClosed, StudyOpened, TrialEnded, TrialStarted
 from tuner.study.problem import Budget, ConfirmPlan
 from tuner.study.search import search
@@ -96,6 +97,40 @@ def test_every_slot_of_every_pool_is_used_and_none_twice(database):
     assert cluster.most_at_once == {"mi355x": 2, "b200": 3}
     assert cluster.overlaps == []
     assert len({t.fingerprint for t in read_summary(database).trials_in_order}) == 14
+
+
+class OneAtATime(FakeRuntime):
+    """Tells of one end at a poll, though there are more, and takes a second to start a trial. `calls`: s, p, e."""
+
+    kept, calls = (), ""
+
+    def start(self, spec):
+        super().start(spec)
+        self.cluster.now_s += 1.0
+        self.calls += "s"
+
+    def poll(self, timeout_s):
+        self.kept = self.kept or [notice for notice in super().poll(timeout_s) if isinstance(notice, Ended)]
+        told, self.kept = self.kept[:1], self.kept[1:]
+        self.calls += "e" if told else "p"
+        return told
+
+
+def test_choosing_many_trials_lets_those_that_end_meanwhile_in_between(database):
+    cluster = FakeCluster(measured, slots={"mi355x": 6})
+    runtime = OneAtATime(cluster)
+    go(a_problem(budget=Budget(trials=12), confirm=ConfirmPlan(top=0)), database, cluster, runtime)
+    assert runtime.calls.count("s") == 12
+    assert runtime.calls.startswith("sspsspss"), runtime.calls
+    assert "sss" not in runtime.calls
+
+
+def test_all_that_ended_is_recorded_before_anything_new_is_chosen(database):
+    cluster = FakeCluster(measured, slots={"mi355x": 2})
+    runtime = OneAtATime(cluster)
+    cluster.duration_s = lambda spec: 600.0 - cluster.now_s % 600.0  # both at once
+    go(a_problem(budget=Budget(trials=6), confirm=ConfirmPlan(top=0)), database, cluster, runtime)
+    assert runtime.calls.replace("p", "") == "ssee" * 3, runtime.calls
 
 
 def test_the_incumbents_rate_is_converted_by_price_and_seeds_are_never_raced(database):

@@ -12,7 +12,8 @@ from support.targets import TUNER_IMAGE, a_pool
 from support.trials import a_spec
 
 from tuner.runtime.kubernetes.client import connect
-from tuner.runtime.kubernetes.runtime import KubernetesRuntime, Place
+from tuner.runtime.kubernetes.place import Place
+from tuner.runtime.kubernetes.runtime import KubernetesRuntime
 from tuner.runtime.kubernetes.site import Site
 from tuner.runtime.kubernetes.target import PoolTarget, target_of
 from tuner.trial.spec import TrialSpec

@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import sys
 import time
-import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +20,10 @@ import kubernetes.config  # noqa: F401
 import optuna
 import sqlalchemy.event
 from sqlalchemy.engine import Engine
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.forking import Numbered, in_a_process_of_its_own
 
 from tuner.launch.spaces import open_space
 from tuner.runtime.kubernetes.assemble import places_of
@@ -37,22 +39,6 @@ from tuner.trial.spec import Deadlines
 
 SPEED = 20.0
 """Unless an order says `speed`: the controller's clock runs so much faster, and polls and rests take a moment."""
-
-
-class Numbered:
-    """Numbers every database write and every change asked of the cluster, logs both sides, and kills at one of them."""
-
-    def __init__(self, log: Path, kill_at: list | None) -> None:
-        self._kill_at = tuple(kill_at or ("never", 0))
-        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._number = 0
-
-    def __call__(self, said: str) -> None:
-        when, _, name = said.partition(" ")
-        self._number += when == "before"
-        os.write(self._log, f"{when} {self._number} {name}\n".encode())
-        if (when, self._number) == self._kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def session(problem, space, order: dict, log: str, kill_at: list | None) -> None:
@@ -79,21 +65,6 @@ def session(problem, space, order: dict, log: str, kill_at: list | None) -> None
 def call(said: str) -> str:
     """`before create NAME` -> `before api create NAME`."""
     return said.replace(" ", " api ", 1)
-
-
-def in_a_process_of_its_own(work, *args) -> int:
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work(*args)
-            code = 0
-        except BaseException:  # noqa: BLE001 - nothing may run on into the parent's code
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def run(problem, space, order: dict) -> None:
@@ -134,10 +105,11 @@ def stored(name: str, url: str) -> list[dict]:
 
 def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sqlalchemy.event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
+    if "WAIT_FOR_DISK" not in os.environ:  # a kill of the process loses nothing the kernel has
+        sqlalchemy.event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
     space = open_space(sys.argv[1])
     points = evaluate(space)
-    deadlines = Deadlines(ready_s=60.0, first_token_s=30.0, probe_s=60.0, stop_s=5.0)
+    deadlines = Deadlines(ready_s=300.0, first_token_s=120.0, probe_s=300.0, stop_s=5.0)
     problem = problem_of(points, name=space.name, where=Where(simulated=False), trials=None, deadlines=deadlines)
     for line in sys.stdin:
         if os.fork() == 0:

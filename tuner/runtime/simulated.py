@@ -66,7 +66,10 @@ class SimulatedRuntime:
         self._waiting.append(spec.id)
 
     def poll(self, timeout_s: float) -> Sequence[Notice]:
-        """Compute one started trial, or let the earliest computed one end. With none, the virtual time passes."""
+        """Compute one started trial, or let the earliest computed one end, however late it is if there is time to wait.
+
+        With none, the virtual time passes.
+        """
         while self._waiting:
             run = self._runs.get(self._waiting.popleft())
             if run is not None and run.result is None:
@@ -78,6 +81,8 @@ class SimulatedRuntime:
             self._now_s += timeout_s
             return []
         first = min(running, key=lambda run: (run.ends_s, run.spec.id))
+        if timeout_s <= 0 and first.ends_s > self._now_s:
+            return []
         self._now_s = max(self._now_s, first.ends_s)
         first.ends_s = -1.0
         assert first.result is not None

@@ -12,7 +12,7 @@ Knows nothing of runtimes, budgets or samplers' choices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.space.config import Scalar, ServingConfig
-from tuner.study.history import SAME_AS, PastTrial, past, read_history, same_settings
+from tuner.study.history import PRICES, SAME_AS, PastTrial, past, read_history, repriced, same_settings
 from tuner.study.params import PickedParams, distributions
 from tuner.study.problem import TokenWeights, coordinates
 from tuner.study.storage import Storage
@@ -64,13 +64,25 @@ class Recorder:
         self._dimensions = dimensions
         self._weights = token_weights
         self._write = write
+        self._known: list[PastTrial] | None = None
+        self._stale: set[int] = set()
+        self._ids: dict[int, int] = {}
 
     def history(self) -> list[PastTrial]:
-        return read_history(self.study)
+        """All trials in order. Nobody else writes them: those not written since they were read are as they were."""
+        if self._known is None:
+            self._known = read_history(self.study)
+            self._stale.clear()
+        if self._stale:
+            prices: Mapping[str, float] = self.study.user_attrs.get(PRICES) or {}
+            for number in self._stale:
+                self._known[number] = repriced(past(self._trial(number)), prices)
+            self._stale.clear()
+        return list(self._known)
 
     def next_number(self) -> int:
         """The number the next asked trial will have."""
-        return len(self.study.get_trials(deepcopy=False))
+        return len(self.history())
 
     def ask(self, pick: Pick) -> int:
         """Create the trial. A point outside the grid has no parameters."""
@@ -78,6 +90,7 @@ class Recorder:
         fixed = distributions(self._dimensions) if point is not None else {}
         self._picked.prime(fixed, point or {})
         trial = self._write("ask", lambda: self.study.ask(fixed_distributions=fixed))
+        self._note_new(trial.number)
         if any(point is None or point[name] != value for name, value in trial.params.items()):
             # `ask` hands out what another program has queued; this study chooses for itself.
             self._fail(trial.number, "queued by another program; set aside")
@@ -88,6 +101,12 @@ class Recorder:
         if pick.reasons:
             self._set(trial.number, "proposal", dict(pick.reasons))
         return trial.number
+
+    def _note_new(self, number: int) -> None:
+        if self._known is not None and number == len(self._known):
+            self._known.append(past(self._trial(number)))
+        else:  # another program made trials too
+            self._known = None
 
     def commit(self, number: int, spec: TrialSpec) -> None:
         """From here on the trial may be started; a further attempt replaces the former."""
@@ -134,16 +153,25 @@ class Recorder:
         return self._storage.backend.get_trial(self._trial_id(number))
 
     def _trial_id(self, number: int) -> int:
-        return self._storage.backend.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        if number not in self._ids:
+            backend = self._storage.backend
+            self._ids[number] = backend.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        return self._ids[number]
+
+    def _change(self, number: int, name: str, write: Callable[[], object]) -> None:
+        try:
+            self._write(name, write)
+        finally:
+            self._stale.add(number)
 
     def _set(self, number: int, key: str, value: Any) -> None:
-        self._write(key, lambda: self._storage.backend.set_trial_user_attr(self._trial_id(number), key, value))
+        self._change(number, key, lambda: self._storage.backend.set_trial_user_attr(self._trial_id(number), key, value))
 
     def _constrain(self, number: int, verdict: Verdict) -> None:
         """Constraints are write-once: those a killed controller has set stay."""
         trial = optuna.Trial(self.study, self._trial_id(number))
         for key, value in verdict.constraints.items():
-            self._write(f"constraint {key}", partial(_constrain_once, trial, key, value))
+            self._change(number, f"constraint {key}", partial(_constrain_once, trial, key, value))
 
     def _report_bound(self, number: int, frozen: FrozenTrial, verdict: Verdict) -> None:
         """The bound of a raced-out trial lets TPE rank it among its like."""
@@ -151,11 +179,11 @@ class Recorder:
         if verdict.state != "pruned" or bound is None or frozen.intermediate_values:
             return
         backend, trial_id = self._storage.backend, self._trial_id(number)
-        self._write("bound", lambda: backend.set_trial_intermediate_value(trial_id, 0, bound))
+        self._change(number, "bound", lambda: backend.set_trial_intermediate_value(trial_id, 0, bound))
 
     def _tell(self, number: int, state: TrialState, value: float | None) -> None:
         # A repeated tell after a lost answer of the database finds the trial finished.
-        self._write("tell", lambda: self.study.tell(number, value, state=state, skip_if_finished=True))
+        self._change(number, "tell", lambda: self.study.tell(number, value, state=state, skip_if_finished=True))
 
 
 def _constrain_once(trial: optuna.Trial, key: str, value: float) -> None:

@@ -44,6 +44,7 @@ from tuner.study.storage import Storage, open_storage
 from tuner.study.writer import OnWrite, Writer
 from tuner.trial.spec import TrialSpec
 
+_TURN_S = 2.0  # so long trials are chosen and started before those that have ended are looked after
 _LOST_ATTEMPTS = 5  # a trial that vanished this often with its controller is told lost instead of begun again
 
 
@@ -124,6 +125,7 @@ class _Search:
         self.stop_when_converged = False
         self.stopping: Callable[[], Stop] = lambda: ""
         self._offered = False
+        self._hurried = False
 
     def _emit(self, event: Event) -> None:
         self._bulletin.note(event)
@@ -235,8 +237,9 @@ class _Search:
             self._collect()
 
     def _fill(self, history: list[PastTrial]) -> StoppedBy | None:
-        """Start what may be started; why nothing more may ever be, or None."""
+        """Start what may be started, a turn of it; why nothing more may ever be, or None."""
         exhausted = set()
+        until_s = self._runtime.now_s() + _TURN_S
         for pool in self._problem.pools:
             for _ in range(self._floor.free(pool)):
                 if why := self._spent(history):
@@ -247,6 +250,9 @@ class _Search:
                     break
                 self._starter.launch(self._trials, pick, None)
                 history = self._trials.history()
+                if self._runtime.now_s() >= until_s:
+                    self._hurried = True
+                    return None
         if why := self._spent(history):
             return why
         open_pools = [pool for pool in self._problem.pools if not self._floor.health(pool).closed]
@@ -308,22 +314,23 @@ class _Search:
     # --- what ended
 
     def _collect(self) -> None:
-        """Wait for the runtime and record what ended."""
+        """Wait for the runtime and record what ended: all of it, before anything new is chosen."""
         self._bulletin.write_when_due()
-        ended = self._floor.collect(self._poll_s)
-        if ended:
+        wait_s, self._hurried = 0.0 if self._hurried else self._poll_s, False
+        while ended := self._floor.collect(wait_s):
             self._note_session()
-        for flight, trial in ended:
-            self._emit(telling.trial_ended(flight, trial, self._trials.history()))
-            if trial.origin == recheck.ORIGIN:
-                self._tell_deviations()
-            self._tell_ledger()
-            if not flight.confirmation:
-                self._offer_stop()
+            for flight, trial in ended:
+                self._tell(flight, trial)
+            wait_s = 0.0
 
-    def _tell_deviations(self) -> None:
-        for found in recheck.deviations(self._trials.history()):
+    def _tell(self, flight: Flight, trial: PastTrial) -> None:
+        history = self._trials.history()
+        self._emit(telling.trial_ended(flight, trial, history))
+        for found in recheck.deviations(history) if trial.origin == recheck.ORIGIN else ():
             self._emit(BaselineDeviates(found.pool, found.node, found.ratio, str(found)))
+        self._tell_ledger()
+        if not flight.confirmation:
+            self._offer_stop()
 
     def _heed_stop(self) -> None:
         """Between two steps no write is under way, and none is cut short."""

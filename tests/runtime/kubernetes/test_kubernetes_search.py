@@ -23,7 +23,7 @@ from support.kube_cases import (
     send,
 )
 
-pytestmark = pytest.mark.timeout(WAIT_S + 15)
+pytestmark = pytest.mark.timeout(2 * WAIT_S)
 
 
 def test_a_search_survives_what_a_weekend_brings(tmp_path):

@@ -21,6 +21,7 @@ _PATH = re.compile(
     r"/(?:api/v1|apis/batch/v1|apis/scheduling\.k8s\.io/v1)"
     r"(?:/namespaces/(?P<namespace>[^/]+))?/(?P<kind>[a-z]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>log|eviction))?"
 )
+_PIECE = 16 * 1024
 _VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
 
@@ -89,7 +90,7 @@ class Api:
         self._authorise(method, kind, namespace, name, sub)
         if sub == "log":
             pod = self.store.get(kind, namespace, str(name))
-            return 200, self.read_log(pod["metadata"]["uid"])
+            return 200, _cut(self.read_log(pod["metadata"]["uid"]), query)
         if sub == "eviction":
             return 201, _json(self._evict(namespace, str(name)))
         if method == "POST":
@@ -175,6 +176,19 @@ class Api:
 
         self.store.update("pods", namespace, name, disrupt)
         return self.store.delete("pods", namespace, name)
+
+
+def _cut(log: bytes, query: Json) -> bytes:
+    """`tailLines` counts what a node stores as lines, pieces of 16 KiB; `limitBytes` keeps the first of them."""
+    for name in {"tailLines", "limitBytes"} & set(query):
+        if not query[name].isdigit():
+            raise Refused(422, "Invalid", f"{name}: Invalid value: {query[name]}: must be greater than or equal to 0")
+    if (lines := query.get("tailLines")) is not None:
+        stored = [
+            line[at : at + _PIECE] for line in log.splitlines(keepends=True) for at in range(0, len(line), _PIECE)
+        ]
+        log = b"".join(stored[max(0, len(stored) - int(lines)) :])
+    return log[: int(query.get("limitBytes", len(log)))]
 
 
 def _json(document: Json) -> bytes:

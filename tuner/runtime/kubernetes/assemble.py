@@ -12,9 +12,9 @@ from tuner.errors import RuntimeUnusable
 from tuner.runtime.kubernetes.client import ApiError, Cluster, connect
 from tuner.runtime.kubernetes.inventory import Needs, survey
 from tuner.runtime.kubernetes.job import job_manifest
+from tuner.runtime.kubernetes.place import Place, expectation
 from tuner.runtime.kubernetes.refusals import call_refused
 from tuner.runtime.kubernetes.rights import HELPFUL, NEEDED, Right
-from tuner.runtime.kubernetes.runtime import Place, expectation
 from tuner.runtime.kubernetes.site import POLL_S, Site
 from tuner.runtime.kubernetes.target import PoolTarget, target_of
 from tuner.runtime.kubernetes.unplaced import never_fits

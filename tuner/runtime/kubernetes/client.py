@@ -22,6 +22,8 @@ Json = dict[str, Any]
 CONNECT_S = 5.0
 READ_S = 30.0
 """A list of a few hundred pods takes well under a second; beyond this the server is as good as down."""
+LOG_READ_S = 10.0
+"""Logs come from the pod's node: one that is silent must not keep the others' results waiting."""
 
 _JSON = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -95,9 +97,10 @@ class Cluster:
         merge = "application/strategic-merge-patch+json"
         self._change("PATCH", f"{self._core}/pods/{meta['name']}", patch, merge, f"free {meta['name']}")
 
-    def pod_log(self, pod: str, container: str) -> str:
-        path = f"{self._core}/pods/{pod}/log"
-        return self._request("GET", path, {"container": container}).decode(errors="replace")
+    def pod_log(self, pod: str, container: str, *, read_s: float = LOG_READ_S, **cut: int) -> str:
+        """Its log; `cut` is of the API's own: `tailLines`, `limitBytes`."""
+        query = {"container": container, **{key: str(value) for key, value in cut.items()}}
+        return self._request("GET", f"{self._core}/pods/{pod}/log", query, read_s=read_s).decode(errors="replace")
 
     # --- what surrounds them
 
@@ -176,16 +179,19 @@ class Cluster:
         content_type: str = _JSON,
         say: str | None = None,
         accept: str = _JSON,
+        read_s: float = READ_S,
     ) -> bytes:
         if say:
             self._on_call(f"before {say}")
         types = {"Accept": accept, **({"Content-Type": content_type} if body else {})}
-        data = self._send(method, path, dict(query or {}), body, types)
+        data = self._send(method, path, dict(query or {}), body, types, read_s)
         if say:
             self._on_call(f"after {say}")
         return data
 
-    def _send(self, method: str, path: str, query: dict[str, str], body: Json | None, types: dict[str, str]) -> bytes:
+    def _send(
+        self, method: str, path: str, query: dict[str, str], body: Json | None, types: dict[str, str], read_s: float
+    ) -> bytes:
         from kubernetes.client.exceptions import OpenApiException
         from urllib3.exceptions import HTTPError
 
@@ -193,7 +199,7 @@ class Cluster:
             request = self._api.param_serialize(
                 method, path, None, list(query.items()), types, body, auth_settings=["BearerToken"]
             )
-            answer = self._api.call_api(*request, _request_timeout=(CONNECT_S, READ_S))
+            answer = self._api.call_api(*request, _request_timeout=(CONNECT_S, read_s))
             data: bytes = answer.read()
         except (HTTPError, OSError, OpenApiException) as error:
             raise ApiError(None, "Unreachable", f"no answer from {self.server}: {_innermost(error)}") from error

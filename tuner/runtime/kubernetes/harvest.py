@@ -28,7 +28,7 @@ def harvest(
     A trial that was killed leaves a `failed` result of class `infrastructure` with the levels it had finished: see
     `is_checkpoint`. `node` and `image_digest` are what the cluster says; the container cannot know them.
     """
-    reading = _of_this_attempt(spec, read_records((log or "").splitlines()))
+    reading = of_this_attempt(spec, read_records((log or "").splitlines()))
     result = _from_records(spec, reading) or _from_message(spec, message, reading) or _from_levels(spec, reading)
     if result is None:
         return None
@@ -40,7 +40,7 @@ def is_checkpoint(result: TrialResult) -> bool:
     return result.failure is not None and result.failure.kind == CHECKPOINT
 
 
-def _of_this_attempt(spec: TrialSpec, reading: Reading) -> Reading:
+def of_this_attempt(spec: TrialSpec, reading: Reading) -> Reading:
     """The records, unless their first one says that they are another trial's. A rotated log has lost its first one."""
     begin = reading.last("begin")
     same = begin is None or (begin.get("id"), begin.get("attempt")) == (spec.id, spec.attempt)

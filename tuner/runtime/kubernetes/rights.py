@@ -36,7 +36,12 @@ NEEDED = (
     Right("delete", "jobs", "remove a trial once it is recorded; its pods go with it", group="batch"),
     Right("list", "pods", "see how trials stand, and read results from termination messages"),
     Right("patch", "pods", "let go of a pod whose result is recorded, by removing our finalizer"),
-    Right("get", "pods", "read the records of finished load levels, and show logs", subresource="log"),
+    Right(
+        "get",
+        "pods",
+        "read the records of load levels, say where a running trial stands, and show logs",
+        subresource="log",
+    ),
     Right("list", "events", "say why nothing runs: quota, PodSecurity, missing volumes and secrets"),
 )
 

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NoReturn
 
 from tuner.errors import RuntimeUnusable
@@ -20,11 +20,14 @@ from tuner.runtime.kubernetes.diagnosis import diagnose
 from tuner.runtime.kubernetes.ending import result_of
 from tuner.runtime.kubernetes.job import gpus_requested, job_manifest
 from tuner.runtime.kubernetes.names import ANNOTATION_SPEC, ANNOTATION_SPEC_SHA256, CONTAINER, LABEL_STUDY
-from tuner.runtime.kubernetes.objects import condition, text
+from tuner.runtime.kubernetes.objects import text
+from tuner.runtime.kubernetes.outage import Allowance
+from tuner.runtime.kubernetes.place import Place, expectation
 from tuner.runtime.kubernetes.pods import started_at
 from tuner.runtime.kubernetes.refusals import call_refused
-from tuner.runtime.kubernetes.site import Json, Key, Site
-from tuner.runtime.kubernetes.target import PoolTarget
+from tuner.runtime.kubernetes.site import POLL_S, Json, Key, Site
+from tuner.runtime.kubernetes.tails import Tails
+from tuner.runtime.kubernetes.tracked import Tracked, doubtful, ended_at, waits
 from tuner.runtime.kubernetes.verdict import Expectation, Snapshot, Verdict, lost
 from tuner.runtime.protocol import Ended, Fate, Notice, Stage
 from tuner.trial.spec import TrialSpec
@@ -34,32 +37,8 @@ _START_PATIENCE_S = 60.0
 _CLOSE_PATIENCE_S = 20.0
 _REFUSED_PAUSE_S = 15.0
 _LOG_TRIES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a pool's trials run, how many at once, and the least GPUs any of its configurations asks for."""
-
-    target: PoolTarget
-    site: Site
-    slots: int
-    smallest_gpus: int
-
-
-@dataclass(slots=True)
-class _Trial:
-    spec: TrialSpec
-    place: Place
-    manifest: Json
-    created: bool = False
-    next_try_s: float = 0.0
-    stage: str = ""
-    log_tries: int = 0
-    ended: bool = False
-
-    @property
-    def key(self) -> Key:
-        return Key(self.spec.id, self.spec.attempt)
+_HARVEST_S = 1.0
+"""When many trials end at once, those whose logs could be read so far are told before the others' are read."""
 
 
 class KubernetesRuntime:
@@ -88,9 +67,15 @@ class KubernetesRuntime:
         self._clock = clock
         self._sleep = sleep
         self._study_uid = ""
-        self._trials: dict[str, _Trial] = {}
+        self._trials: dict[str, Tracked] = {}
         self._notices: list[Notice] = []
+        self._finished: dict[str, tuple[Tracked, Verdict, Json | None]] = {}
         self._proven: set[str] = set()
+        # One a second for all sites together, at the ordinary pace of looks.
+        allowance = Allowance(per_s=POLL_S / min((site.every_s for site in self._sites), default=POLL_S))
+        for site in self._sites:
+            site.allowance = allowance
+        self._tails = Tails(allowance)
 
     # --- the Protocol
 
@@ -113,6 +98,8 @@ class KubernetesRuntime:
             for site in self._sites:
                 if self._clock() >= max(site.next_look_s, site.outage.next_try_s):
                     self._look(site)
+            self._harvest_oldest()
+            self._read_a_tail()
             left_s = give_up_s - self._clock()
             if self._notices or left_s <= 0:
                 break
@@ -137,6 +124,7 @@ class KubernetesRuntime:
         if trial is None:
             return
         self._notices = [notice for notice in self._notices if notice.trial_id != trial_id]
+        self._finished.pop(trial_id, None)
         trial.place.site.dirty = True
         with suppress(ApiError):  # what is left is nobody's, and goes with the next look
             trial.place.site.remove(trial.key)
@@ -156,16 +144,17 @@ class KubernetesRuntime:
                     self._sleep(site.every_s)
         self._trials.clear()
         self._notices.clear()
+        self._finished.clear()
 
     # --- creating and adopting
 
-    def _taken_up(self, spec: TrialSpec) -> _Trial:
+    def _taken_up(self, spec: TrialSpec) -> Tracked:
         place = self._places[spec.pool]
-        trial = _Trial(spec, place, job_manifest(spec, place.target, self._study_uid))
+        trial = Tracked(spec, place, job_manifest(spec, place.target, self._study_uid))
         self._trials[spec.id] = trial
         return trial
 
-    def _create(self, trial: _Trial) -> None:
+    def _create(self, trial: Tracked) -> None:
         """Create the Job, now or, when the server cannot, later."""
         site, now_s = trial.place.site, self._clock()
         if now_s < max(trial.next_try_s, site.outage.next_try_s):
@@ -181,7 +170,7 @@ class KubernetesRuntime:
         trial.created = True
         site.jobs[trial.key] = job
 
-    def _compare(self, trial: _Trial) -> ApiError | None:
+    def _compare(self, trial: Tracked) -> ApiError | None:
         """The name is taken: by our own earlier call, if study and specification are the same."""
         site, name = trial.place.site, trial.manifest["metadata"]["name"]
         try:
@@ -200,7 +189,7 @@ class KubernetesRuntime:
             site.jobs[trial.key] = job
         return None
 
-    def _refused(self, trial: _Trial, error: ApiError) -> None:
+    def _refused(self, trial: Tracked, error: ApiError) -> None:
         doing = f"creating job {trial.manifest['metadata']['name']}"
         verdict = call_refused(error.status, error.reason, error.message, self._expected(trial), doing)
         trial.next_try_s = self._clock() + min(_REFUSED_PAUSE_S, 6 * trial.place.site.every_s)
@@ -219,6 +208,8 @@ class KubernetesRuntime:
     # --- looking
 
     def _until_due_s(self) -> float:
+        if self._finished:
+            return 0.0
         now_s = self._clock()
         due_s = [max(site.next_look_s, site.outage.next_try_s) for site in self._sites]
         return max(0.0, min(due_s, default=now_s + 1.0) - now_s)
@@ -240,11 +231,11 @@ class KubernetesRuntime:
             else:
                 self._create(trial)
 
-    def _at(self, site: Site) -> list[_Trial]:
+    def _at(self, site: Site) -> list[Tracked]:
         """Trials there that have not ended."""
         return [trial for trial in self._trials.values() if trial.place.site is site and not trial.ended]
 
-    def _unseen(self, site: Site, error: ApiError, trials: Sequence[_Trial]) -> None:
+    def _unseen(self, site: Site, error: ApiError, trials: Sequence[Tracked]) -> None:
         place = next(place for place in self._places.values() if place.site is site)
         verdict = call_refused(error.status, error.reason, error.message, expectation(place, 0), "listing trials")
         if verdict.kind == "unusable":
@@ -294,7 +285,7 @@ class KubernetesRuntime:
 
     # --- judging
 
-    def _judge(self, trial: _Trial) -> None:
+    def _judge(self, trial: Tracked) -> None:
         site = trial.place.site
         job, pod = site.jobs.get(trial.key), site.pod(trial.key)
         if job is None and pod is None:
@@ -302,37 +293,48 @@ class KubernetesRuntime:
             self._heed(trial, lost("job_deleted", gone), None)
             return
         now_s = self._clock()
-        events = site.events([text(o, "metadata", "uid") for o in (job, pod) if o], now_s) if _waits(pod) else []
-        nodes = site.nodes(now_s) if pod and _doubtful(pod) else None
+        events = site.events([text(o, "metadata", "uid") for o in (job, pod) if o], now_s) if waits(pod) else []
+        nodes = site.nodes(now_s) if pod and doubtful(pod) else None
         snapshot = Snapshot(job or {}, pod, events, nodes, site.cluster.now())
         self._note_start(trial, pod)
         if not trial.ended:
             self._heed(trial, diagnose(snapshot, self._expected(trial)), pod)
 
-    def _note_start(self, trial: _Trial, pod: Json | None) -> None:
+    def _note_start(self, trial: Tracked, pod: Json | None) -> None:
         """Every trial of an image must run the same one."""
         if pod is None or started_at(pod, CONTAINER) is None:
             return
         if why := self._pins.differs(trial.spec.image, pod):
             self._end(trial, lost("image_changed", why), pod, None)
 
-    def _expected(self, trial: _Trial) -> Expectation:
+    def _expected(self, trial: Tracked) -> Expectation:
         expected = expectation(trial.place, gpus_requested(trial.spec, trial.place.target))
         own_image = trial.spec.image not in ("", trial.place.target.image)
         proven = trial.spec.pool in self._proven or trial.spec.image in self._ran_before
         return replace(expected, own_image=own_image, proven=proven)
 
-    def _heed(self, trial: _Trial, verdict: Verdict, pod: Json | None) -> None:
+    def _heed(self, trial: Tracked, verdict: Verdict, pod: Json | None) -> None:
         if verdict.kind == "unusable":
             self._give_up(trial, verdict)
+        runs = pod is not None and verdict.kind == "running" and not doubtful(pod)
+        trial.runs_in = text(pod, "metadata", "name") if runs else ""
         if verdict.kind in ("waiting", "running"):
             self._tell_stage(trial, verdict.stage)
         elif verdict.kind == "finished":
-            self._harvest(trial, verdict, pod)
+            self._finished[trial.spec.id] = (trial, verdict, pod)
         else:
             self._end(trial, verdict, pod, None)
 
-    def _harvest(self, trial: _Trial, verdict: Verdict, pod: Json | None) -> None:
+    def _harvest_oldest(self) -> None:
+        """Harvest what has ended, the first one first, for as long as the others' news may wait."""
+        until_s = self._clock() + _HARVEST_S
+        for trial_id, ended in sorted(self._finished.items(), key=lambda item: ended_at(item[1][2])):
+            del self._finished[trial_id]
+            self._harvest(*ended)
+            if self._clock() >= until_s:
+                return
+
+    def _harvest(self, trial: Tracked, verdict: Verdict, pod: Json | None) -> None:
         """Read the log, which has every level; a server that cannot give it is asked again."""
         log = None
         try:
@@ -343,8 +345,9 @@ class KubernetesRuntime:
                 return
         self._end(trial, verdict, pod, log)
 
-    def _end(self, trial: _Trial, verdict: Verdict, pod: Json | None, log: str | None) -> None:
+    def _end(self, trial: Tracked, verdict: Verdict, pod: Json | None, log: str | None) -> None:
         trial.ended = True
+        self._finished.pop(trial.spec.id, None)
         result = result_of(trial.spec, verdict, pod, log, trial.place.site.cluster.now())
         own = result.failure is None or result.failure.kind != verdict.failure_kind
         if verdict.otherwise == "unusable" and not own:
@@ -353,15 +356,20 @@ class KubernetesRuntime:
             self._proven.add(trial.spec.pool)
         self._notices.append(Ended(trial.spec.id, trial.spec.attempt, result))
 
-    def _give_up(self, trial: _Trial, verdict: Verdict) -> NoReturn:
+    def _give_up(self, trial: Tracked, verdict: Verdict) -> NoReturn:
         """Every further trial would meet the same; this one leaves nothing behind."""
         self.release(trial.spec.id)
         raise RuntimeUnusable(verdict.message)
 
-    def _tell_stage(self, trial: _Trial, stage: str) -> None:
+    def _tell_stage(self, trial: Tracked, stage: str) -> None:
         if stage != trial.stage:
-            trial.stage = stage
+            trial.stage, trial.told = stage, ""
             self._notices.append(Stage(trial.spec.id, stage))
+
+    def _read_a_tail(self) -> None:
+        if not self._finished and (read := self._tails.read_next(self._trials.values(), self._clock())):
+            trial, said = read
+            self._notices.append(Stage(trial.spec.id, said))
 
     def _fate(self, trial_id: str) -> Fate:
         trial = self._trials.get(trial_id)
@@ -369,29 +377,3 @@ class KubernetesRuntime:
             return "gone"
         pod = trial.place.site.pod(trial.key)
         return "finished" if trial.ended or text(pod, "status", "phase") in ("Succeeded", "Failed") else "running"
-
-
-def expectation(place: Place, gpus: int) -> Expectation:
-    """What a pool's place lets expect of a trial with so many GPUs."""
-    target = place.target
-    return Expectation(
-        pool=target.pool,
-        gpu_resource=target.gpu_resource,
-        gpus=gpus,
-        smallest_gpus=place.smallest_gpus,
-        container=CONTAINER,
-        autoscale_wait_s=target.autoscale_wait_s,
-        queue=target.queue,
-    )
-
-
-def _waits(pod: Json | None) -> bool:
-    """Whether events may say why nothing runs."""
-    return pod is None or text(pod, "status", "phase") in ("", "Pending")
-
-
-def _doubtful(pod: Json) -> bool:
-    """Whether its node may be missing, or lost: only then is it worth asking for the nodes."""
-    if not text(pod, "spec", "nodeName") or text(pod, "metadata", "deletionTimestamp"):
-        return True
-    return text(pod, "status", "phase") == "Running" and condition(pod, "Ready").get("status") != "True"

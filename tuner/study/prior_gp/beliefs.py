@@ -54,8 +54,21 @@ def mix(a: Floats, va: Floats, b: Floats, vb: Floats, weight: float) -> tuple[Fl
     return mean, np.sqrt(variance)
 
 
+_last: list[tuple[CandidateTable, Costs, Costing]] = []
+
+
 def cost_beliefs(table: CandidateTable, costs: Costs) -> Costing:
-    """Fit both processes and weigh them."""
+    """Both processes, fitted and weighed. Asked again before anything new was measured, the same answer again."""
+    if not _last or _last[0][0] is not table or not _same(_last[0][1], costs):
+        _last[:] = [(table, costs, _fitted(table, costs))]
+    return _last[0][2]
+
+
+def _same(some: Costs, others: Costs) -> bool:
+    return all(np.array_equal(getattr(some, name), getattr(others, name)) for name in ("which", "log_cost", "bound"))
+
+
+def _fitted(table: CandidateTable, costs: Costs) -> Costing:
     fits = [
         process.fit(table.kernel, table.codes, table.prior, table.center, costs, assumed)
         for assumed in (process.WITH_PRIOR, process.WITHOUT_PRIOR)
