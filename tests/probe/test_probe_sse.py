@@ -89,7 +89,7 @@ def test_the_role_chunk_is_no_token():
 def test_text_reasoning_and_tool_calls_are_tokens(delta):
     later = event(choices=[{"delta": delta}])
     answer = fed(later, later)
-    assert (answer.first_token_s, answer.chunks, answer.max_gap_s) == (0.0, 2, 1.0)
+    assert (answer.first_token_s, answer.chunks, answer.times.max_gap_s) == (0.0, 2, 1.0)
 
 
 @pytest.mark.parametrize("delta", [{}, {"content": ""}, {"content": None}, {"tool_calls": []}])

@@ -23,8 +23,7 @@ from typing import Any
 
 import httptools
 
-from tuner.probe.gaps import gap_quantile_s
-from tuner.probe.sse import GAP_SLOTS_PER_S
+from tuner.probe.gaps import GAP_SLOTS_PER_S, gap_quantile_s
 from tuner.probe.statistics import quantile
 from tuner.probe.timer import PreciseTimer
 
