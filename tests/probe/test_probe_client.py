@@ -293,3 +293,43 @@ def test_captured_answers_split_at_every_byte(name, error, output_tokens, messag
     assert {(r.error, r.output_tokens, r.chunks) for r in records} == {(error, output_tokens, records[-1].chunks)}
     assert len({r.first_token_s is None for r in records}) == 1
     assert message in client.messages.get(error, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "output_tokens", "cached_tokens"),
+    [
+        ("stream_chat", None, 12, 40),
+        ("stream_completions", None, 12, 29),
+        ("stream_completions_contusage", None, 4, 29),
+        ("stream_completions_nousage", "token_count", 0, 0),
+        ("stream_completions_ngram", None, 48, 5),
+        ("stream_cache_warm", None, 3, 580),
+        ("stream_generate", None, 6, 29),
+        ("stream_aborted", "aborted", 106, 0),
+        ("stream_scheduler_killed", "truncated", 0, 0),
+        ("stream_queue_full", "http_503", 0, 0),
+        ("err_too_long_stream", "http_400", 0, 0),
+    ],
+)
+def test_a_captured_stream_is_recorded_as_what_it_is(name, error, output_tokens, cached_tokens):
+    (record,), _, _, _ = ask([([(DATA / f"{name}.raw-http.bin").read_bytes()], CLOSE)])
+    assert (record.error, record.output_tokens, record.cached_tokens) == (error, output_tokens, cached_tokens)
+    assert (record.first_token_s is None) == (name in {"stream_queue_full", "err_too_long_stream"})
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "says"),
+    [
+        ("err_404", 404, "Not Found"),
+        ("err_405", 405, "Method Not Allowed"),
+        ("err_bad_type", 400, "Input should be a valid integer"),
+        ("err_neg_max", 400, "max_tokens must be positive"),
+        ("err_too_long", 400, "longer than the model's context length"),
+    ],
+)
+def test_a_captured_refusal_fails_with_its_status_and_sentence(name, status, says):
+    body = (DATA / f"{name}.body").read_bytes()
+    answer = b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+    (record,), _, client, _ = ask([([answer], KEEP)])
+    assert (record.error, record.output_tokens, record.first_token_s) == (f"http_{status}", 0, None)
+    assert says in client.messages[f"http_{status}"]

@@ -1,4 +1,4 @@
-"""One streamed answer of an OpenAI-style endpoint, fed with body bytes as they come. No sockets, no clock.
+"""One streamed answer, OpenAI-style or sglang's own (/generate), fed with body bytes as they come. No sockets or clock.
 
 JSON is parsed only up to the first generated token and where usage or an error is announced; the chunks in between
 are recognised by their bytes, because at ten thousand chunks a second parsing them all would fill the client's core:
@@ -91,7 +91,9 @@ class StreamedAnswer:
         if event == b"[DONE]":
             self.done = True
             return
-        announces = b'"error"' in event or (b'"usage"' in event and not _NULL_USAGE.search(event))
+        announces = (
+            b'"error"' in event or b'"meta_info"' in event or (b'"usage"' in event and not _NULL_USAGE.search(event))
+        )
         if self.first_token_s is not None and not announces:
             text = _BEARS_TOKENS.search(event)
             if text:
@@ -117,6 +119,8 @@ class StreamedAnswer:
         if fault := document.get("error"):
             self._fail(fault)
             return
+        if "meta_info" in document:
+            document = _as_openai(document, self.output_tokens)
         usage = document.get("usage") or {}
         for choice in document.get("choices") or ():
             if _bears_tokens(choice):
@@ -149,6 +153,19 @@ class StreamedAnswer:
         # A full queue is refused inside a 200 when streaming: the same refusal as a status 503.
         self.error = "http_503" if code == 503 else "error_event"
         self.message = str(fault.get("message", "") if isinstance(fault, dict) else fault)[:300]
+
+
+def _as_openai(document: dict[str, Any], told_tokens: int) -> dict[str, Any]:
+    """An event of sglang's own stream, which repeats the whole text and its counts each time, in the other's form."""
+    meta = document["meta_info"]
+    usage = {key: meta.get(key) for key in ("prompt_tokens", "completion_tokens")}
+    more = int(usage["completion_tokens"] or 0) > told_tokens
+    return {
+        "choices": [
+            {"text": more and document.get("text"), "finish_reason": (meta.get("finish_reason") or {}).get("type")}
+        ],
+        "usage": {**usage, "prompt_tokens_details": {"cached_tokens": meta.get("cached_tokens")}},
+    }
 
 
 def _bears_tokens(choice: dict[str, Any]) -> bool:
