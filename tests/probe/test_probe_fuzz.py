@@ -65,9 +65,9 @@ def answered(blocks: list[bytes], *, abort: bool):
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        client = StreamClient(f"http://127.0.0.1:{port}", "/v1/chat/completions", first_token_s=2.0, request_s=4.0)
+        client = StreamClient(f"http://127.0.0.1:{port}", "/v1/chat/completions", first_token_s=60.0, request_s=60.0)
         try:
-            return await asyncio.wait_for(client.send(Order(0, 0, 0.0, b"END", TOKENS)), 10.0)
+            return await asyncio.wait_for(client.send(Order(0, 0, 0.0, b"END", TOKENS)), 60.0)
         finally:
             client.close()
             server.close()

@@ -144,7 +144,7 @@ def test_contents_that_are_no_text_are_left_alone(tmp_path):
     assert again == [{"role": "user", "content": parts}, {"role": "user", "content": "(1) tell"}]
 
 
-def held(engine, traffic, rate=20.0, seconds=1.5):
+def held(engine, traffic, rate=40.0, seconds=1.5):
     """A short load of this file on a small engine: the report and the bodies sent."""
 
     async def run():
