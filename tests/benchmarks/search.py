@@ -1,6 +1,6 @@
 """Regret of every sampler after 5 to 40 trials over synthetic worlds, through the real study machinery.
 
-    python tests/benchmarks/search.py --split final --worlds 50        # the table in search-results.md
+    python tests/benchmarks/search.py --split final --worlds 50 --jobs 2   # the table in search-results.md
     python tests/benchmarks/search.py --split design --worlds 12 --methods prior-gp --qualities weak
     python tests/benchmarks/search.py --speed                          # CPU time of one ask
 
@@ -21,7 +21,9 @@ import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -63,6 +65,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--qualities", nargs="+", default=QUALITIES)
     parser.add_argument("--confirm", type=int, default=3, help="candidates to confirm; 0 is none")
+    parser.add_argument("--jobs", type=int, default=1, help="worlds at a time, each on a core")
     parser.add_argument("--speed", action="store_true")
     asked = parser.parse_args()
     if asked.speed:
@@ -81,10 +84,12 @@ def main() -> None:
     for method, quality in itertools.product(asked.methods, asked.qualities):
         if method in NO_MODEL and quality != asked.qualities[0]:
             continue
-        runs = [
-            run(FIRST_SEED[asked.split] + k, quality, method, asked.trials, asked.parallel, asked.confirm)
-            for k in range(asked.worlds)
-        ]
+        seeds = range(FIRST_SEED[asked.split], FIRST_SEED[asked.split] + asked.worlds)
+        one = partial(
+            run, quality=quality, method=method, trials=asked.trials, parallel=asked.parallel, confirm=asked.confirm
+        )
+        with ProcessPoolExecutor(asked.jobs) as pool:
+            runs = list(pool.map(one, seeds))
         print(row(method, "-" if method in NO_MODEL else quality, runs), flush=True)
 
 

@@ -32,14 +32,19 @@ def local(folder, *args):
     return "search", "--space", "tiny.yaml", "--runtime", "local", "--engine-command", shlex.join(folder.engine), *args
 
 
+def assert_counted(trials, count):
+    """So many observations, less those given up because the machine was too busy to measure them three times."""
+    counted = sum(n for state, n in trials.items() if state != "invalid")
+    assert count - trials["invalid"] // 3 <= counted <= count, trials
+
+
 def test_a_local_search_ends_with_a_confirmed_winner(folder):
     """Three trials and a confirmation; then the study as `status` and `export` see it."""
     found = folder.json(*local(folder))
     assert folder.left() == {}
     assert (found["exit_reason"], found["study"]) == ("confirmed", "tiny")
-    trials = {state: count for state, count in found["trials"].items() if count and state != "invalid"}
-    assert trials["measured"] >= 1
-    assert sum(trials.values()) == 3, found["trials"]
+    assert found["trials"]["measured"] >= 1
+    assert_counted(found["trials"], 3)
     best = found["best"]
     assert best["confirmed"] is True
     assert best["simulated"] is True, "the engine says so, whatever the runtime is called"
@@ -102,5 +107,5 @@ def test_the_external_runtime_runs_the_readmes_own_script(folder):
     found = folder.json(*command, "--external-command", folder.path / "deploy.sh")
     assert folder.left() == {}
     assert found["exit_reason"] == "confirmed"
-    assert sum(count for state, count in found["trials"].items() if state != "invalid") == 2
+    assert_counted(found["trials"], 2)
     assert found["best"]["simulated"] is True

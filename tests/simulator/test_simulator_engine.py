@@ -512,6 +512,17 @@ def test_first_tokens_come_in_order_of_arrival_within_a_scheduler(arrivals, conf
     assert all(ids == sorted(ids) for ids in order.values())
 
 
+@settings(max_examples=20, deadline=None)
+@given(loads(), configurations, st.integers(0, 2**31))
+def test_the_same_seed_gives_the_same_events(arrivals, config, seed):
+    """To the last bit, with noise and speculation drawn."""
+    one, other = (
+        serve(an_engine(3000, noise_sd=0.1, seed=seed, speculation_steps=3, **config), arrivals) for _ in range(2)
+    )
+    assert one == other
+    assert one
+
+
 @settings(max_examples=30, deadline=None)
 @given(loads(), configurations, st.lists(st.floats(0.001, 3.0), min_size=1, max_size=20))
 def test_how_finely_the_caller_advances_changes_nothing(arrivals, config, gaps):

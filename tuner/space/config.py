@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Scalar = bool | int | float | str
@@ -78,6 +78,8 @@ class ServingConfig:
     layout: Layout
     values: tuple[tuple[str, Scalar | Choice], ...]
     only: tuple[str, ...] = ()
+    # A search asks for it ten thousand times per trial.
+    _fingerprint: str = field(default="", init=False, repr=False, compare=False)
 
     def get(self, dimension: str) -> Scalar | Choice | None:
         return dict(self.values).get(dimension)
@@ -118,7 +120,9 @@ class ServingConfig:
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits of SHA-256 over the canonical JSON: identity, names, duplicates, resume."""
-        return hashlib.sha256(self.canonical.encode()).hexdigest()[:12]
+        if not self._fingerprint:
+            object.__setattr__(self, "_fingerprint", hashlib.sha256(self.canonical.encode()).hexdigest()[:12])
+        return self._fingerprint
 
     def describe(self) -> str:
         """One line for people: `mi355x tp4-dp2 weights=mxfp4 speculation=mtp(steps=3) max-running-requests=128`."""
