@@ -10,7 +10,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tuner.probe.client import Order, StreamClient, _Connection, _Exchange
+from tuner.probe.client import Order, StreamClient
+from tuner.probe.connection import Connection, Exchange
 from tuner.probe.sse import StreamedAnswer
 
 DATA = Path(__file__).parent / "data"
@@ -64,9 +65,9 @@ def answered(blocks: list[bytes], *, abort: bool):
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        client = StreamClient(f"http://127.0.0.1:{port}", "/v1/chat/completions", first_token_s=2.0, request_s=4.0)
+        client = StreamClient(f"http://127.0.0.1:{port}", "/v1/chat/completions", first_token_s=60.0, request_s=60.0)
         try:
-            return await asyncio.wait_for(client.send(Order(0, 0, 0.0, b"END", TOKENS)), 10.0)
+            return await asyncio.wait_for(client.send(Order(0, 0, 0.0, b"END", TOKENS)), 60.0)
         finally:
             client.close()
             server.close()
@@ -99,7 +100,7 @@ def test_the_undamaged_answer_is_good():
 @settings(max_examples=400, deadline=None)
 @given(st.lists(odd_value, max_size=5), st.booleans())
 def test_any_json_in_an_event_is_survived(documents, done):
-    answer = StreamedAnswer({})
+    answer = StreamedAnswer()
     for at, document in enumerate(documents):
         answer.feed(b"data: " + json.dumps(document).encode() + b"\n\n", float(at))
     if done:
@@ -140,9 +141,9 @@ def understood(reads: list[bytes]):
     """What one connection makes of these reads, without its times."""
 
     async def main():
-        connection = _Connection(lambda: 1.0)
+        connection = Connection(lambda: 1.0)
         connection.connection_made(Nowhere())
-        exchange = _Exchange(lambda _: None, {})
+        exchange = Exchange(lambda _: None)
         connection.start(exchange, b"")
         for read in reads:
             connection.data_received(read)

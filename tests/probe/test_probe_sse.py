@@ -46,8 +46,17 @@ CAPTURED = [
     ("stream_completions_nousage", (True, None, 6, 0, 0, 0, 1, True)),
     ("stream_cache_warm", (True, None, 3, 581, 3, 580, 1, True)),
     ("stream_completions_ngram", (True, None, 7, 6, 48, 5, 1, True)),
+    ("stream_generate", (True, None, 6, 30, 6, 29, 1, True)),
+    ("stream_aborted", (True, "aborted", 3, 3, 106, 0, 1, True)),
+    ("stream_scheduler_killed", (False, None, 4, 0, 0, 0, 1, True)),
     ("stream_queue_full", (True, "http_503", 0, 0, 0, 0, 1, False)),
 ]
+"""Of `stream_aborted` (all requests aborted at their 106th token) and of `stream_scheduler_killed` (the stream stops
+between two chunks) the middle is left out, as it was when they were captured."""
+
+
+def test_every_captured_stream_is_in_the_table():
+    assert {path.name.split(".")[0] for path in DATA.glob("stream_*.raw-http.bin")} == {name for name, _ in CAPTURED}
 
 
 @pytest.mark.parametrize(("name", "expected"), CAPTURED)
@@ -89,7 +98,7 @@ def test_the_role_chunk_is_no_token():
 def test_text_reasoning_and_tool_calls_are_tokens(delta):
     later = event(choices=[{"delta": delta}])
     answer = fed(later, later)
-    assert (answer.first_token_s, answer.chunks, answer.max_gap_s) == (0.0, 2, 1.0)
+    assert (answer.first_token_s, answer.chunks, answer.times.max_gap_s) == (0.0, 2, 1.0)
 
 
 @pytest.mark.parametrize("delta", [{}, {"content": ""}, {"content": None}, {"tool_calls": []}])

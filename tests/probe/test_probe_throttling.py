@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from tuner.probe.gaps import gap_quantile_s
 from tuner.probe.throttling import Throttled, throttled
 from tuner.probe.timer import Alarm, PreciseTimer
 
@@ -38,14 +37,6 @@ def test_counters_of_both_cgroup_versions(tmp_path, own, file, text, expected):
 def test_where_there_are_no_groups_nothing_is_known(tmp_path):
     assert throttled(tmp_path, tmp_path / "none") is None
     assert Throttled(5, 2.0).since(Throttled(2, 0.5)) == Throttled(3, 1.5)
-
-
-@pytest.mark.parametrize(
-    ("gaps", "q", "expected"),
-    [({}, 0.95, None), ({200: 1}, 0.5, 0.010025), ({0: 95, 200: 5}, 0.95, 0.000025), ({0: 94, 200: 6}, 0.95, 0.010025)],
-)
-def test_quantiles_of_counted_gaps(gaps, q, expected):
-    assert gap_quantile_s(gaps, q) == (None if expected is None else pytest.approx(expected))
 
 
 def test_an_alarm_never_rings_early_and_rings_for_times_that_have_passed():

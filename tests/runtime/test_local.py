@@ -228,7 +228,7 @@ def test_a_killed_controller_takes_its_runner_and_engine_along(tmp_path):
 @pytest.mark.parametrize("die", ["before", "after"])
 def test_killed_around_a_start_nothing_runs_twice_and_nothing_is_left(make, tmp_path, die):
     parent = controller(tmp_path, endless(tmp_path, "t-1"), die)
-    assert parent.wait(30) == -signal.SIGKILL
+    assert parent.wait(60) == -signal.SIGKILL
     runtime = make()
     assert runtime.reconcile("uid-1", {"t-1": 1}) == {"t-1": "gone"}
     assert not runner_pids(tmp_path / "trials" / "t-1-1")

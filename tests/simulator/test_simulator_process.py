@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import re
@@ -42,7 +43,7 @@ class Child:
         for line in self.process.stderr:
             self._queue.put(line.rstrip("\n"))
 
-    def wait_for(self, sign, timeout_s=30.0):
+    def wait_for(self, sign, timeout_s=60.0):
         deadline = time.monotonic() + timeout_s
         while True:
             line = self._queue.get(timeout=max(0.01, deadline - time.monotonic()))
@@ -51,8 +52,8 @@ class Child:
                 return line
 
     def end(self):
-        code = self.process.wait(30)
-        self._reader.join(10)
+        code = self.process.wait(60)
+        self._reader.join(60)
         while not self._queue.empty():
             self.lines.append(self._queue.get())
         return code
@@ -81,16 +82,17 @@ def ready(child):
 def test_it_starts_serves_and_drains_on_sigterm():
     with start("--", "sglang", "serve", *FIT) as child:
         url = ready(child)
-        body = {"prompt": "hello", "max_tokens": 80}
-        answers = []
-        with httpx.Client(timeout=30, trust_env=False) as client:
-            worker = threading.Thread(target=lambda: answers.append(client.post(f"{url}/v1/completions", json=body)))
-            worker.start()
-            time.sleep(0.5)
+        body = {"prompt": "hello", "max_tokens": 80, "stream": True, "stream_options": {"include_usage": True}}
+        with (
+            httpx.Client(timeout=60, trust_env=False) as client,
+            client.stream("POST", f"{url}/v1/completions", json=body) as answer,
+        ):
+            lines = answer.iter_lines()
+            next(lines)
             child.process.send_signal(signal.SIGTERM)
-            worker.join(20)
+            told = [line for line in lines if line.startswith("data: ")]
         assert child.end() == 0
-        assert answers[0].json()["usage"]["completion_tokens"] == 80
+        assert json.loads(told[-2].removeprefix("data: "))["usage"]["completion_tokens"] == 80
         log = "\n".join(child.lines)
     signs = ("server_args=", "Load weight begin", "Load weight end", "Memory pool end", "Capture cuda graph begin")
     signs += ("Capture cuda graph end", "max_total_num_tokens=", "Uvicorn running", "ready to roll", "Shutting down")
@@ -101,7 +103,7 @@ def test_it_starts_serves_and_drains_on_sigterm():
 
 def test_nothing_listens_before_the_start_up_is_over():
     """Scaled to about four seconds: refused at first, then 503 during the warm-up, then ready."""
-    with httpx.Client(timeout=5, trust_env=False) as client, start(*FIT[:-1], str(free_port()), scale="0.01") as child:
+    with httpx.Client(timeout=60, trust_env=False) as client, start(*FIT[:-1], str(free_port()), scale="0.01") as child:
         url = f"http://127.0.0.1:{child.process.args[-1]}"
         child.wait_for("Load weight begin")
         with pytest.raises(httpx.ConnectError):
@@ -137,7 +139,7 @@ def test_failed_starts_end_with_sglangs_codes(argv, code, sign):
 
 
 def test_a_crash_under_load_kills_the_process_and_cuts_the_connection():
-    with start(*FIT, "--chunked-prefill-size", "131072") as child, httpx.Client(timeout=30, trust_env=False) as client:
+    with start(*FIT, "--chunked-prefill-size", "131072") as child, httpx.Client(timeout=60, trust_env=False) as client:
         url = ready(child)
         ids = [list(range(20 + i, 40_020 + i)) for i in range(6)]
         with pytest.raises(httpx.RemoteProtocolError):
@@ -149,7 +151,7 @@ def test_a_crash_under_load_kills_the_process_and_cuts_the_connection():
 
 def test_a_hang_that_was_asked_for_ends_by_the_watchdog():
     argv = ("--fail", "hang", *FIT, "--watchdog-timeout", "1")
-    with start(*argv) as child, httpx.Client(timeout=30, trust_env=False) as client:
+    with start(*argv) as child, httpx.Client(timeout=60, trust_env=False) as client:
         url = ready(child)
         assert client.post(f"{url}/v1/completions", json={"prompt": "hello", "max_tokens": 1}).status_code == 200
         with pytest.raises(httpx.RemoteProtocolError):

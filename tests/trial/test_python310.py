@@ -62,7 +62,7 @@ def test_what_needs_no_network_imports_with_the_standard_library_alone():
 
 
 def test_a_trial_runs_to_its_end_on_python_310(tmp_path):
-    spec = a_spec("--token-s", 0.01, confirm=Confirm(5.0, 4.0), deadlines=Deadlines(30.0, 10.0, 40.0, 3.0))
+    spec = a_spec("--token-s", 0.01, confirm=Confirm(5.0, 4.0), deadlines=Deadlines(60.0, 60.0, 100.0, 3.0))
     (tmp_path / "spec.json").write_text(json.dumps(spec.as_json()))
     python = python310("httpx", "httptools")
     command = [python, "-m", "tuner.trial", "--records", "--spec", str(tmp_path / "spec.json")]

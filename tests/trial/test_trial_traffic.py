@@ -31,7 +31,7 @@ def test_prompts_are_in_nothing_a_trial_leaves(tmp_path):
     traffic = read(tmp_path, some_prompts(), "file")
     spec = a_spec(
         "--token-s", 0.005, workload=workload_of(traffic), confirm=Confirm(20.0, 2.0),
-        deadlines=Deadlines(30.0, 10.0, 30.0, 3.0),
+        deadlines=Deadlines(60.0, 60.0, 60.0, 3.0),
     )  # fmt: skip
     done = run(spec, tmp_path, tmp_path)
     assert done.returncode == 0, done.stderr

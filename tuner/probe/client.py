@@ -1,25 +1,24 @@
-"""A streaming HTTP client for load: `asyncio.Protocol` and httptools, plain HTTP/1.1, keep-alive.
+"""A streaming HTTP client for load: keeps connections, asks again where that is safe, gives up where nothing comes.
 
-Each received block is time-stamped once, before anything is parsed. A request ends in a `RequestRecord` whatever
-happens; a failed one carries its error word and is never fast. Knows no schedule and no limits.
+A request ends in a `RequestRecord` whatever happens; a failed one carries its error word and is never fast. Knows no
+schedule and no limits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import httptools
-
+from tuner.probe.connection import Connection, Exchange
 from tuner.probe.events import RequestRecord
 from tuner.probe.sse import StreamedAnswer
 
 CONNECT_S = 10.0
-BODY_SHOWN_BYTES = 300
 
 STALE_S = 1.0
 """A kept connection that ends after less idle time did not end for being idle."""
@@ -48,137 +47,6 @@ class Order:
     scheduled_s: float
     body: bytes
     expected_tokens: int | None = None
-
-
-class _Connection(asyncio.Protocol):
-    """One TCP connection; at most one request on it at a time."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self.transport: asyncio.Transport | None = None
-        self.exchange: _Exchange | None = None
-        self.closed = False
-        self.idle_since_s = 0.0
-        self._parser = httptools.HttpResponseParser(self)
-        self._now_s = 0.0
-        self._between_chunks = False
-
-    def start(self, exchange: _Exchange, payload: bytes) -> float:
-        """Write the request; the time it left."""
-        assert self.transport is not None
-        self.exchange = exchange
-        self._parser = httptools.HttpResponseParser(self)
-        self._between_chunks = False
-        sent_s = self._clock()
-        self.transport.write(payload)
-        return sent_s
-
-    def abort(self) -> None:
-        self.exchange = None
-        self.closed = True
-        if self.transport is not None:
-            self.transport.abort()
-
-    # asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        self.transport = transport  # type: ignore[assignment]  # uvloop's transports do not inherit from asyncio's
-
-    def data_received(self, data: bytes) -> None:
-        now_s = self._now_s = self._clock()
-        exchange = self.exchange
-        if self._between_chunks and exchange is not None and exchange.answer.take_chunk(data, now_s):
-            # One whole chunk of plain text, as most reads are: the parser, between chunks, need not know of it.
-            exchange.last_s = now_s
-            return
-        if exchange is None:
-            # Nothing was asked: a stray answer; the connection is of no use any more.
-            self.abort()
-            return
-        exchange.received = True
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._end("protocol", str(error))
-        if self._between_chunks and not data.endswith(b"\r\n"):
-            self._between_chunks = False  # the next one's size has begun to come
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.closed = True
-        self._now_s = self._clock()
-        if self.exchange is not None:
-            self.exchange.closed_in_order = exc is None
-        self._end("reset" if exc is not None or not self._received else "truncated", str(exc or ""))
-
-    @property
-    def _received(self) -> bool:
-        return self.exchange is not None and self.exchange.received
-
-    # httptools
-
-    def on_chunk_header(self) -> None:
-        self._between_chunks = False
-
-    def on_chunk_complete(self) -> None:
-        self._between_chunks = True
-
-    def on_body(self, body: bytes) -> None:
-        if self.exchange is not None:
-            self.exchange.body(self._parser.get_status_code(), body, self._now_s)
-
-    def on_message_complete(self) -> None:
-        reusable = self._parser.should_keep_alive()
-        exchange, self.exchange = self.exchange, None
-        self._between_chunks = False
-        if exchange is not None:
-            exchange.end(self._parser.get_status_code(), self._now_s)
-        if not reusable:
-            self.closed = True
-            if self.transport is not None:
-                self.transport.close()
-
-    def _end(self, error: str, message: str) -> None:
-        exchange, self.exchange = self.exchange, None
-        if exchange is not None:
-            exchange.broken(error, message, self._now_s)
-        self.abort()
-
-
-class _Exchange:
-    """One request on one connection, until its future holds the time it ended."""
-
-    def __init__(self, on_first_token: Callable[[float], None], gaps: dict[int, int] | None = None) -> None:
-        self.answer = StreamedAnswer(gaps)
-        self.received = self.closed_in_order = False
-        self.done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        self._on_first_token = on_first_token
-        self._plain = b""
-        self.last_s = 0.0
-
-    def body(self, status: int, data: bytes, now_s: float) -> None:
-        self.last_s = now_s
-        if status != 200:
-            self._plain += data[: BODY_SHOWN_BYTES - len(self._plain)]
-        elif self.answer.feed(data, now_s):
-            self._on_first_token(now_s)
-
-    def end(self, status: int, now_s: float) -> None:
-        answer = self.answer
-        if status != 200:
-            answer.error, answer.message = f"http_{status}", self._plain.decode("utf-8", "replace")
-        elif answer.error is None and not answer.done:
-            answer.error = "truncated"
-        self._resolve(self.last_s if answer.done else now_s)
-
-    def broken(self, error: str, message: str, now_s: float) -> None:
-        if self.answer.error is None and not self.answer.done:
-            self.answer.error, self.answer.message = error, message
-        self._resolve(now_s)
-
-    def _resolve(self, now_s: float) -> None:
-        if not self.done.done():
-            self.done.set_result(now_s)
 
 
 @dataclass(slots=True)
@@ -222,12 +90,12 @@ class StreamClient:
         self.spares = 0
         """Connections kept open beyond those in use: opening one takes time that a due request does not have."""
         self._opening: asyncio.Task[None] | None = None
-        self._idle: list[_Connection] = []
+        self._idle: list[Connection] = []
         self._forgiven = 0
         self.resent = 0
         """Requests asked once more, on a new connection: a kept one had been closed, and not a byte had come."""
         self.messages: dict[str, str] = {}
-        self.gaps: dict[int, dict[int, int]] = {}
+        self.gaps: dict[int, Counter[int]] = {}
         """Counted gaps between chunks by level (`tuner.probe.gaps`)."""
 
     async def send(
@@ -238,7 +106,7 @@ class StreamClient:
     ) -> RequestRecord:
         """Send one request and read its answer to the end. Cancelling closes the connection: the server aborts."""
         payload = b"%s%d\r\n\r\n%s" % (self._head, len(order.body), order.body)
-        gaps = self.gaps.setdefault(order.level, {})
+        gaps = self.gaps.setdefault(order.level, Counter())
         kept = self._take_idle()
         self._replenish()
         if kept is not None:
@@ -275,13 +143,13 @@ class StreamClient:
         if len(self._idle) < self.spares and (self._opening is None or self._opening.done()):
             self._opening = asyncio.get_running_loop().create_task(self.open_spares())
 
-    def _forgive(self, exchange: _Exchange) -> bool:
+    def _forgive(self, exchange: Exchange) -> bool:
         if exchange.received or not exchange.closed_in_order:
             return False
         self._forgiven += 1
         return self._forgiven <= FORGIVEN
 
-    def _take_idle(self) -> _Connection | None:
+    def _take_idle(self) -> Connection | None:
         if self._forgiven >= FORGIVEN:
             self.spares = 0
             self.close()
@@ -291,22 +159,22 @@ class StreamClient:
                 return connection
         return None
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
-        opening = loop.create_connection(lambda: _Connection(self._clock), self._host, self._port)
+        opening = loop.create_connection(lambda: Connection(self._clock), self._host, self._port)
         _, connection = await asyncio.wait_for(opening, CONNECT_S)
         return connection
 
     async def _ask(
         self,
-        connection: _Connection,
+        connection: Connection,
         payload: bytes,
-        gaps: dict[int, int],
+        gaps: Counter[int],
         on_sent: Callable[[float], None],
         on_first_token: Callable[[float], None],
-    ) -> tuple[_Exchange, float, float]:
+    ) -> tuple[Exchange, float, float]:
         """One request on one connection: the exchange, when it left, when it ended."""
-        exchange = _Exchange(on_first_token, gaps)
+        exchange = Exchange(on_first_token, gaps)
         sent_s = connection.start(exchange, payload)
         on_sent(sent_s)
         watch = _Watch()
@@ -318,12 +186,13 @@ class StreamClient:
             raise
         finally:
             watch.cancel()
+            exchange.answer.times.fold()
         if not connection.closed:
             connection.idle_since_s = done_s
             self._idle.append(connection)
         return exchange, sent_s, done_s
 
-    def _look(self, connection: _Connection, exchange: _Exchange, sent_s: float, watch: _Watch) -> None:
+    def _look(self, connection: Connection, exchange: Exchange, sent_s: float, watch: _Watch) -> None:
         """End a request whose first token, or whose next one, has not come in time, or that goes on for ever."""
         if exchange.done.done():
             return
@@ -370,7 +239,7 @@ class StreamClient:
             cached_tokens=answer.cached_tokens,
             chunks=answer.chunks,
             first_tokens=answer.first_tokens,
-            max_chunk_gap_s=answer.max_gap_s,
+            max_chunk_gap_s=answer.times.max_gap_s,
             error=error,
         )
 

@@ -142,6 +142,8 @@ class Driver:
         self._wave = 0
         self._in_flight = 0
         self._over = asyncio.Event()
+        self._looking: asyncio.TimerHandle | None = None
+        self._look_due_s = 0.0
         self._mistake: BaseException | None = None
         self.interrupted = False
         self.counts = Counts()
@@ -155,10 +157,11 @@ class Driver:
         await self._client.open_spares()
         self._obey(self.search.start(time.perf_counter()))
         ticking = self._spawn(self._tick())
-        self._spawn(self._time_the_loop())
+        self._time_the_loop()
         try:
             await self._over.wait()
         finally:
+            self._stop_timing()
             tasks: list[asyncio.Task[Any]] = [t for t in (ticking, self._inquiry, *self._tasks) if t is not None]
             for task in tasks:
                 task.cancel()
@@ -191,16 +194,22 @@ class Driver:
         except Exception as mistake:  # noqa: BLE001 - called from protocol callbacks, where nobody would see it
             self._give_up(mistake)
 
-    async def _time_the_loop(self) -> None:
-        """How late a timer comes: what everything else on this loop suffers too."""
-        while True:
-            due_s = time.perf_counter() + LOOK_S
-            await asyncio.sleep(LOOK_S)
-            lag_s = max(0.0, time.perf_counter() - due_s)
-            self.counts.loop_lags_s.append(lag_s)
-            if lag_s >= STALL_S:
-                self.counts.longest_stall_s = max(self.counts.longest_stall_s, lag_s)
-                self._feed(ClientStalled(due_s + lag_s, lag_s))
+    def _time_the_loop(self) -> None:
+        """How late a timer comes: what everything else on this loop suffers too. No task, it is made so often."""
+        self._look_due_s = time.perf_counter() + LOOK_S
+        self._looking = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        lag_s = max(0.0, time.perf_counter() - self._look_due_s)
+        self.counts.loop_lags_s.append(lag_s)
+        if lag_s >= STALL_S:
+            self.counts.longest_stall_s = max(self.counts.longest_stall_s, lag_s)
+            self._feed(ClientStalled(self._look_due_s + lag_s, lag_s))
+        self._time_the_loop()
+
+    def _stop_timing(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
 
     async def _tick(self) -> None:
         while True:
@@ -312,11 +321,11 @@ def _length_right(counted: int, planned: int) -> bool:
 
 async def drive(driver: Driver) -> DriveReport:
     """Run a driver and report on the client's own health."""
-    began_s, cpu_s = time.perf_counter(), time.process_time()
-    before = throttled()
     # Prompts and records only accumulate: what exists now need not be walked by every full collection.
     gc.collect()
     gc.freeze()
+    began_s, cpu_s = time.perf_counter(), time.process_time()
+    before = throttled()
     try:
         await driver.run()
     finally:

@@ -16,15 +16,14 @@ import os
 import re
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import httptools
 
-from tuner.probe.gaps import gap_quantile_s
-from tuner.probe.sse import GAP_SLOTS_PER_S
+from tuner.probe.gaps import ChunkTimes, gap_quantile_s
 from tuner.probe.statistics import quantile
 from tuner.probe.timer import PreciseTimer
 
@@ -53,16 +52,21 @@ ROLE = _framed(b'{"choices":[{"index":0,"delta":{"role":"assistant","content":""
 class _Stream:
     """One answer under way."""
 
-    __slots__ = ("chunks_left", "connection", "due_s", "first_s", "last_s", "received_s", "tokens", "words")
+    __slots__ = ("chunks_left", "connection", "due_s", "first_s", "received_s", "times", "tokens", "words")
 
-    def __init__(self, connection: _Connection, received_s: float, due_s: float, words: int, tokens: int) -> None:
-        self.connection, self.received_s, self.due_s = connection, received_s, due_s
+    def __init__(
+        self, connection: _Connection, times: ChunkTimes, received_s: float, due_s: float, words: int, tokens: int
+    ) -> None:
+        self.connection, self.times, self.received_s, self.due_s = connection, times, received_s, due_s
         self.words, self.tokens, self.chunks_left = words, tokens, 0
-        self.first_s = self.last_s = 0.0
+        self.first_s = 0.0
 
 
 class Schedule:
-    """Writes what is due. Two lines are enough for order: all first chunks wait equally long, and all next ones."""
+    """Writes what is due. Two lines are enough for order: all first chunks wait equally long, and all next ones.
+
+    Whatever is due first is written first: a chunk out of turn would hold up its line for the rest of its answer.
+    """
 
     def __init__(self, ttft_s: float, interval_s: float, tokens_per_chunk: int) -> None:
         self.ttft_s, self.interval_s, self.tokens_per_chunk = ttft_s, interval_s, tokens_per_chunk
@@ -73,7 +77,7 @@ class Schedule:
         self.reset()
 
     def reset(self) -> None:
-        self._gaps: dict[int, int] = {}
+        self._gaps: Counter[int] = Counter()
         self._lateness_s: list[float] = []
         self._ttfts_s: list[float] = []
         self._tpots_s: list[float] = []
@@ -92,7 +96,9 @@ class Schedule:
 
     def begin(self, connection: _Connection, body: bytes, received_s: float) -> None:
         asked = _MAX_TOKENS.search(body)
-        stream = _Stream(connection, received_s, received_s + self.ttft_s, _words(body), int(asked[1]) if asked else 16)
+        due_s = received_s + self.ttft_s
+        tokens = int(asked[1]) if asked else 16
+        stream = _Stream(connection, ChunkTimes(self._gaps), received_s, due_s, _words(body), tokens)
         # As with drafts: the prefill gives one token, every step after it several.
         stream.chunks_left = 1 + -(-(stream.tokens - 1) // self.tokens_per_chunk)
         connection.write(HEAD + ROLE)
@@ -102,15 +108,19 @@ class Schedule:
             self._write_due()
 
     def _write_due(self) -> None:
+        first, following = self._first, self._next
         now_s = time.perf_counter()
-        for line in (self._first, self._next):
-            while line and line[0].due_s <= now_s:
-                self._write(line.popleft())
+        while first or following:
+            line = first if first and not (following and following[0].due_s < first[0].due_s) else following
+            if line[0].due_s > now_s:
                 now_s = time.perf_counter()
-        due_s = min((line[0].due_s for line in (self._first, self._next) if line), default=None)
-        if due_s is None:
-            self._running = False
-            return
+                if line[0].due_s > now_s:
+                    self._sleep_until(line[0].due_s)
+                    return
+            self._write(line.popleft())
+        self._running = False
+
+    def _sleep_until(self, due_s: float) -> None:
         if self._timer is None:
             self._timer = PreciseTimer(self._write_due)
         self._timer.at(due_s)
@@ -124,10 +134,7 @@ class Schedule:
         if stream.first_s == 0.0:
             stream.first_s = now_s
             self._ttfts_s.append(now_s - stream.received_s)
-        else:
-            slot = int((now_s - stream.last_s) * GAP_SLOTS_PER_S)
-            self._gaps[slot] = self._gaps.get(slot, 0) + 1
-        stream.last_s = now_s
+        stream.times.waiting.append(now_s)
         stream.chunks_left -= 1
         if stream.chunks_left > 0:
             stream.due_s += self.interval_s
@@ -136,8 +143,9 @@ class Schedule:
             self._finish(stream)
 
     def _finish(self, stream: _Stream) -> None:
-        if stream.tokens > 1:
-            self._tpots_s.append((stream.last_s - stream.first_s) / (stream.tokens - 1))
+        if stream.tokens > 1 and stream.times.last_s is not None:
+            self._tpots_s.append((stream.times.last_s - stream.first_s) / (stream.tokens - 1))
+        stream.times.fold()
         usage = {
             "prompt_tokens": stream.words, "completion_tokens": stream.tokens,
             "prompt_tokens_details": {"cached_tokens": 0},

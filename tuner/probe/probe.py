@@ -289,7 +289,7 @@ async def _conclude(
             f"{traffic.name} has {len(traffic.rows)} requests, {report.requests} were sent: it was gone through again"
         )
     reasons = doubt(outcome, report, ttft_limit_s, bench.offered)
-    gaps = bench.client.gaps.get(outcome.shown_level, {})
+    gaps: Mapping[int, int] = bench.client.gaps.get(outcome.shown_level, {})
     return ProbeReport(
         outcome=outcome,
         measurement=measurement(outcome, offered, gap_quantile_s(gaps, 0.95)),

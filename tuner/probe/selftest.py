@@ -146,11 +146,11 @@ class Step:
     reasons: tuple[str, ...] = ()
 
 
-async def selftest(told: Callable[[Step], None], steps: tuple[int, ...] = STEPS_CHUNKS_PER_S) -> tuple[Step, ...]:
+async def selftest(told: Callable[[Step], None], steps: tuple[int, ...] = ()) -> tuple[Step, ...]:
     """Raise the load until the client's figures are no longer true, or the server cannot pace any more."""
     taken: list[Step] = []
     async with paced_server("--ttft-s", str(TTFT_S), "--interval-s", str(INTERVAL_S)) as server:
-        for chunks_per_s in steps:
+        for chunks_per_s in steps or STEPS_CHUNKS_PER_S:
             rate = chunks_per_s / TOKENS
             for _ in range(ATTEMPTS):
                 run = await load(server, rate_req_per_s=rate, duration_s=STEP_S, tokens=TOKENS, prompt=PROMPT)

@@ -1,4 +1,4 @@
-"""One streamed answer of an OpenAI-style endpoint, fed with body bytes as they come. No sockets, no clock.
+"""One streamed answer, OpenAI-style or sglang's own (/generate), fed with body bytes as they come. No sockets or clock.
 
 JSON is parsed only up to the first generated token and where usage or an error is announced; the chunks in between
 are recognised by their bytes, because at ten thousand chunks a second parsing them all would fill the client's core:
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any
+
+from tuner.probe.gaps import FOLDED_AT_ONCE, ChunkTimes
 
 _BEARS_TOKENS = re.compile(rb'"(?:text|content|reasoning_content|reasoning)":\s*"(?!")|"tool_calls":\s*\[(?!\])')
 _NULL_USAGE = re.compile(rb'"usage":\s*null')
 _ABORTED = re.compile(rb'"finish_reason":\s*"abort"')
-GAP_SLOTS_PER_S = 20_000
-"""Gaps between chunks are counted in slots of 50 microseconds: a list of them all would grow by 40,000 a second."""
 
 _TEXT_KEYS = ("content", "reasoning_content", "reasoning", "tool_calls")
 
@@ -27,30 +28,33 @@ class StreamedAnswer:
     """
 
     __slots__ = (
-        "_buffer", "_data", "_gaps", "_head", "_tail", "cached_tokens", "chunks", "done", "error", "finish_s",
-        "first_token_s", "first_tokens", "input_tokens", "last_chunk_s", "max_gap_s", "message", "output_tokens",
+        "_buffer", "_data", "cached_tokens", "done", "error", "finish_s", "first_token_s", "first_tokens", "head",
+        "input_tokens", "message", "output_tokens", "tail", "times",
     )  # fmt: skip
 
-    def __init__(self, gaps: dict[int, int] | None = None) -> None:
+    def __init__(self, gaps: Counter[int] | None = None) -> None:
         """`gaps` counts the gaps between chunks, shared by many answers (`tuner.probe.gaps`)."""
-        self._gaps = gaps
+        self.times = ChunkTimes(Counter() if gaps is None else gaps)
         self._buffer = b""
         self._data: list[bytes] = []
-        self._head = self._tail = b""
+        self.head = self.tail = b""
+        """What stands around the text of a plain event, the quotation mark after it included; empty: not known yet."""
         self.first_token_s: float | None = None
         self.finish_s: float | None = None
-        self.last_chunk_s: float | None = None
-        self.max_gap_s = 0.0
-        self.chunks = 0
         self.first_tokens = 1
         self.input_tokens = self.output_tokens = self.cached_tokens = 0
         self.done = False
         self.error: str | None = None
         self.message = ""
 
+    @property
+    def chunks(self) -> int:
+        """Chunks that bore tokens."""
+        return len(self.times)
+
     def feed(self, data: bytes, now_s: float) -> bool:
         """Take body bytes received at `now_s`; True when they held the first generated token."""
-        if self._repeats(data, 0, len(data)):
+        if self._repeats(data):
             self._chunk(now_s)
             return False
         had_token = self.first_token_s is not None
@@ -64,37 +68,32 @@ class StreamedAnswer:
                 self._event(event, now_s)
         return not had_token and self.first_token_s is not None
 
-    def take_chunk(self, data: bytes, now_s: float) -> bool:
-        """Count a whole HTTP chunk that differs from an earlier one in its text alone; False: it is another one."""
-        size = data.find(b"\r\n", 1, 8)
-        if size < 0 or not self._repeats(data, size + 2, len(data) - 2):
-            return False
-        if not data.endswith(b"\r\n") or data[:size] != b"%x" % (len(data) - size - 4):
-            return False
-        self._chunk(now_s)
-        return True
+    @property
+    def between_events(self) -> bool:
+        return not self._buffer and not self._data
 
-    def _repeats(self, data: bytes, start: int, end: int) -> bool:
+    def _repeats(self, data: bytes) -> bool:
         """Whether these bytes are one event that differs from an earlier one of plain text in that text alone.
 
         Such a text holds no quotation mark: its end is where the first one stands.
         """
-        tail, text = self._tail, start + len(self._head)
-        quote = end - len(tail)
+        head, tail = self.head, self.tail
+        text, quote = len(head), len(data) - len(tail)
         return (
             tail != b""
-            and data.find(b'"', text, end) == quote > text
-            and data.startswith(self._head, start)
-            and data.endswith(tail, quote, end)
-            and not self._buffer
-            and not self._data
+            and text < quote == data.find(b'"', text)
+            and data.startswith(head)
+            and data.endswith(tail)
+            and self.between_events
         )
 
     def _event(self, event: bytes, now_s: float) -> None:
         if event == b"[DONE]":
             self.done = True
             return
-        announces = b'"error"' in event or (b'"usage"' in event and not _NULL_USAGE.search(event))
+        announces = (
+            b'"error"' in event or b'"meta_info"' in event or (b'"usage"' in event and not _NULL_USAGE.search(event))
+        )
         if self.first_token_s is not None and not announces:
             text = _BEARS_TOKENS.search(event)
             if text:
@@ -120,6 +119,8 @@ class StreamedAnswer:
         if fault := document.get("error"):
             self._fail(fault)
             return
+        if "meta_info" in document:
+            document = _as_openai(document, self.output_tokens)
         usage = document.get("usage") or {}
         for choice in document.get("choices") or ():
             if _bears_tokens(choice):
@@ -139,24 +140,32 @@ class StreamedAnswer:
         """What stands around the text of an event, framed as nearly everybody frames it."""
         quote = event.find(b'"', text)
         if quote > text:
-            self._head, self._tail = b"data: " + event[:text], event[quote:] + b"\n\n"
+            self.head, self.tail = b"data: " + event[:text], event[quote:] + b"\n\n"
 
     def _chunk(self, now_s: float) -> None:
-        if self.last_chunk_s is not None:
-            gap_s = now_s - self.last_chunk_s
-            if gap_s > self.max_gap_s:  # noqa: PLR1730 - `max` takes three times as long, at every chunk
-                self.max_gap_s = gap_s
-            if self._gaps is not None:
-                slot = int(gap_s * GAP_SLOTS_PER_S)
-                self._gaps[slot] = self._gaps.get(slot, 0) + 1
-        self.last_chunk_s = now_s
-        self.chunks += 1
+        waiting = self.times.waiting
+        waiting.append(now_s)
+        if len(waiting) > FOLDED_AT_ONCE:
+            self.times.fold()
 
     def _fail(self, fault: Any) -> None:
         code = fault.get("code") if isinstance(fault, dict) else None
         # A full queue is refused inside a 200 when streaming: the same refusal as a status 503.
         self.error = "http_503" if code == 503 else "error_event"
         self.message = str(fault.get("message", "") if isinstance(fault, dict) else fault)[:300]
+
+
+def _as_openai(document: dict[str, Any], told_tokens: int) -> dict[str, Any]:
+    """An event of sglang's own stream, which repeats the whole text and its counts each time, in the other's form."""
+    meta = document["meta_info"]
+    usage = {key: meta.get(key) for key in ("prompt_tokens", "completion_tokens")}
+    more = int(usage["completion_tokens"] or 0) > told_tokens
+    return {
+        "choices": [
+            {"text": more and document.get("text"), "finish_reason": (meta.get("finish_reason") or {}).get("type")}
+        ],
+        "usage": {**usage, "prompt_tokens_details": {"cached_tokens": meta.get("cached_tokens")}},
+    }
 
 
 def _bears_tokens(choice: dict[str, Any]) -> bool:
