@@ -32,6 +32,11 @@ def test_it_agrees_with_long_simulations(server, limit_s, truth):
     assert server.highest_rate(limit_s) == pytest.approx(truth, rel=0.06)
 
 
+@pytest.mark.parametrize("floor_s", [0.6, 0.79, 0.8, 2.0])
+def test_a_floor_seen_while_filling_does_not_use_up_the_limit(floor_s):
+    assert FullServer(256, 2.92, 4.1, floor_s).highest_rate(0.8) > 1.0
+
+
 @given(st.integers(1, 600), st.floats(0.1, 50), st.none() | st.floats(0.1, 100), st.floats(0, 3), st.floats(0.01, 60))
 def test_it_never_exceeds_the_throughput_and_grows_with_the_limit(places, rate, intake, floor_s, limit_s):
     server = FullServer(places, rate, intake, floor_s)

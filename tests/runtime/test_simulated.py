@@ -267,6 +267,17 @@ def test_a_confirmation_holds_below_the_capacity_and_misses_above(a_trial, measu
     assert (result.capacity_req_per_s if state == "measured" else result.bound_req_per_s) == pytest.approx(rate)
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_limit_near_the_first_token_of_a_filling_server_is_measured_too(a_trial, seed):
+    """While it fills, requests are prefilled together: that wait must not be taken for a lone request's."""
+    heavy = Workload(Length.fixed(20000), Length.fixed(1000), 0.6, 32)
+    flags = {"--chunked-prefill-size": "32768"}
+    tight = {"limits": Limits(ttft_p95_s=1.2), "seed": seed, "workload": heavy, "flags": flags}
+    result, _ = simulate(a_trial("tp4-dp2", **tight), 0)
+    beyond, _ = simulate(a_trial("tp4-dp2", **tight, confirm=Confirm(1.5 * result.capacity_req_per_s, 600.0)), 0)
+    assert beyond.state == "infeasible"
+
+
 def test_a_search_in_which_nothing_can_be_decided_ends(problem, tmp_path):
     """Its pool rests in virtual time between trials, and is closed in the end."""
     short = Deadlines(probe_s=2.0)
