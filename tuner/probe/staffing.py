@@ -15,9 +15,9 @@ from tuner.probe.statistics import P95_MISS_SHARE
 
 STEPS = 40
 LEAST_SLACK = 0.5
-"""Share of the limit that is left for waiting, at least. The shortest first token of a server that is being filled holds
-the others of its prefill batch: a request alone is faster, by up to a whole chunk. Where that floor came near the limit,
-a simulated MI355X node was bounded at 0.21 requests per second and carried 0.9."""
+"""Share of the limit that is left for waiting, at least. The shortest first token of a server that is being filled
+holds the others of its prefill batch: a request alone is faster, by up to a whole chunk. Where that floor came near the
+limit, a simulated MI355X node was bounded at 0.21 requests per second and carried 0.9."""
 
 
 @dataclass(frozen=True, slots=True)
