@@ -76,8 +76,8 @@ def decided(folder, *how, most=3):
     ("space", "how", "edit", "spared"),
     [
         (TWO_POOLS, ("--price", "b200=0.6"), ("usd_per_gpu_hour: 6.00", "usd_per_gpu_hour: 0.60"), True),
-        ([*LONG_PROMPTS, tuned_at(1.4)], ("--limit", "ttft_p95_s=5"), tuned_at(5.0), True),
-        ([*LONG_PROMPTS, tuned_at(5.0)], ("--limit", "ttft_p95_s=1.4"), tuned_at(1.4), False),
+        ([*LONG_PROMPTS, tuned_at(1.0)], ("--limit", "ttft_p95_s=5"), tuned_at(5.0), True),
+        ([*LONG_PROMPTS, tuned_at(5.0)], ("--limit", "ttft_p95_s=1.0"), tuned_at(1.0), False),
     ],
     ids=["price", "looser-limit", "stricter-limit"],
 )

@@ -99,7 +99,8 @@ def _told(
     if isinstance(event, StopOffered):
         return (
             f"after {event.counted} trials one more is expected to save {event.expected_gain:.1%} at most, by the "
-            "sampler's own figures; Ctrl-C and --stop-when-converged ends the search here"
+            "sampler's own figures - to confirm and end now, press Ctrl-C and run the same command with "
+            "--stop-when-converged"
         )
     if isinstance(event, SearchStopped):
         return f"searching ends after {event.counted} trials: {STOPPED[event.why]}"
