@@ -69,6 +69,7 @@ def as_json(*args):
 def test_validate_says_how_much_of_the_space_can_be_tried():
     small_space(".", FRACTIONS)
     assert (0, "space.yaml: valid; 16 of 32 points can be tried\n", "") == vars_of(tuner("validate", "space.yaml"))
+    assert tuner("validate", "--space", "space.yaml").out == tuner("validate", "space.yaml").out
     _, doc = as_json("validate", "space.yaml")
     assert {"valid": True, "space": "small", "points": 32, "valid_points": 16} == doc
 
@@ -83,6 +84,8 @@ def vars_of(said):
 )
 def test_validate_tells_scripts_where_the_mistakes_are(edit, line, column):
     small_space(".", edit)
+    for words in ([], ["space.yaml", "--space", "space.yaml"]):
+        assert (tuner("validate", *words).code, "which space file" in tuner("validate", *words).err) == (2, True)
     said, doc = as_json("validate", "space.yaml")
     assert (EXIT_USAGE, False) == (said.code, doc["valid"])
     (problem,) = doc["problems"]

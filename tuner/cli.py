@@ -68,13 +68,21 @@ def _root(
 
 
 @app.command()
-def validate(file: Annotated[str, typer.Argument(help="Space file.")], as_json: AsJson = False) -> None:
+def validate(
+    file: Annotated[str | None, typer.Argument(help="Space file.")] = None,
+    space_file: Annotated[str | None, typer.Option("--space", help="The same, as the other commands take it.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Check a space file; every mistake at once, each with file:line:column."""
-    from tuner.errors import SpaceError
+    from tuner.errors import SpaceError, UsageError
     from tuner.launch.spaces import open_space
     from tuner.space.load import seeds_of
     from tuner.study.points import complete_seeds, evaluate
 
+    if (file is None) == (space_file is None):
+        raise UsageError("which space file? Say tuner validate FILE (or --space FILE)")
+    file = file or space_file
+    assert file is not None
     try:
         space = open_space(file)
         points = evaluate(space, counting("checking points"))
