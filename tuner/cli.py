@@ -74,15 +74,14 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Check a space file; every mistake at once, each with file:line:column."""
-    from tuner.errors import SpaceError, UsageError
+    from tuner.errors import SpaceError
     from tuner.launch.spaces import open_space
     from tuner.space.load import seeds_of
     from tuner.study.points import complete_seeds, evaluate
 
     if (file is None) == (space_file is None):
         raise UsageError("which space file? Say tuner validate FILE (or --space FILE)")
-    file = file or space_file
-    assert file is not None
+    file = str(space_file if file is None else file)
     try:
         space = open_space(file)
         points = evaluate(space, counting("checking points"))
