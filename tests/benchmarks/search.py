@@ -15,6 +15,7 @@ capacity.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import math
 import statistics
@@ -37,7 +38,8 @@ from tuner.study.summary import StudySummary, summarize
 
 FIRST_SEED = {"design": 0, "final": 30_000}
 AFTER = (5, 10, 15, 20, 40)
-METHODS = ("prior-gp", "model", "tpe", "tpe-blind", "nsga2", "random")
+TORCH = importlib.util.find_spec("torch") is not None
+METHODS = ("prior-gp", "model", "tpe", *(("gp",) if TORCH else ()), "tpe-blind", "nsga2", "random")
 QUALITIES = ("good", "weak", "misleading")
 NO_MODEL = ("tpe-blind", "nsga2", "random")
 """Methods that see no model: one row serves all qualities."""
