@@ -138,6 +138,21 @@ def test_a_refuted_best_is_said_to_be_refuted(tmp_path):
     assert "Refuted" in page(report)
 
 
+def test_what_is_cheaper_than_the_best_but_refuted_is_below_it_with_a_minus(tmp_path):
+    refuted = set()
+
+    def script(spec):
+        if spec.confirm and not refuted:  # the first to be confirmed is the cheapest measured
+            refuted.add(spec.fingerprint)
+        return infeasible(spec) if spec.confirm and spec.fingerprint in refuted else with_levels(spec)
+
+    report = gather(a_summary(tmp_path, script, confirm=ConfirmPlan(top=8, repeats=1, minutes=1), trials=4))
+    assert report.ranked[0].standing == "holds"
+    ranking = Outline(page(report)).text
+    assert any(re.fullmatch(r"-\d+\.\d%", word) for word in ranking)
+    assert "+-" not in "".join(ranking)
+
+
 def test_an_empty_study_is_a_page_too(reports):
     empty = replace(
         reports["good"].summary, best=None, ranked=(), seeds={}, trials_in_order=(), confirmations_in_order=(), plan={}

@@ -128,7 +128,7 @@ def ranking_section(report: StudyReport) -> str:
             str(report.ranked.index(f) + 1),
             str(f.trial),
             money(f.usd_per_million_output_tokens),
-            f"+{(f.usd_per_million_output_tokens or 0.0) / best - 1:.1%}" if f is not shown[0] else "",
+            f"{(f.usd_per_million_output_tokens or 0.0) / best - 1:+.1%}" if f is not shown[0] else "",
             rate(f.capacity_req_per_s),
             seconds(f.ttft_p95_s),
             {"holds": "yes", "missed": "refuted", None: ""}.get(f.standing, str(f.standing)),
@@ -146,7 +146,8 @@ def ranking_section(report: StudyReport) -> str:
         "confirmed",
         "layout and bundles; others: where they differ",
     )
-    return table("Measured configurations, cheapest first", columns, rows, numbers=(0, 1, 2, 3, 4, 5))
+    caption = "Measured configurations: the best, then the cheapest first"
+    return table(caption, columns, rows, numbers=tuple(range(6)))
 
 
 def _difference(f: Figures, best: Figures, name: str | None) -> str:
