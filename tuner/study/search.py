@@ -382,9 +382,8 @@ class _Search:
         for _ in range(min(step.missing, self._floor.free(config.pool))):
             if why := self._confirmation_spent():
                 return None if self._floor.flights else why
-            self._starter.launch(
-                self._sibling(), Pick(config, "confirm"), confirm.load_of(step.candidate, self._problem)
-            )
+            load = confirm.load_of(step.candidate, self._problem)
+            self._starter.launch(self._sibling(), Pick(config, "confirm"), load)
         if self._floor.health(config.pool).closed and not self._floor.flights:
             self._refuse_closed_pools([])
         return None
