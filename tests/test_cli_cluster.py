@@ -17,13 +17,13 @@ import pytest
 from support.cli import tuner
 from support.clusters import runtime_on, spec_of, target
 from support.fake_cluster import FakeCluster
+from support.kube_cases import QUICK
 from support.trials import wait_for
 
 from tuner import on_cluster
 from tuner.runtime.protocol import Ended
 
 SUPPORT = Path(__file__).parent / "support"
-QUICK = [sys.executable, str(SUPPORT / "quick_runner.py")]
 SPACE = ("--space", "two_pools.yaml")
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from support.clusters import UID, runtime_on, site_on, spec_of, target
 from support.fake_cluster import FakeCluster
+from support.kube_cases import QUICK
 from support.trials import wait_for
 
 from tuner.errors import RuntimeUnusable, UsageError
@@ -23,21 +22,11 @@ from tuner.runtime.kubernetes.runtime import KubernetesRuntime
 from tuner.runtime.protocol import Ended, Stage
 
 SAMPLE = {"here": spec_of("may-i")}
-QUICK = [sys.executable, str(Path(__file__).parents[2] / "support" / "quick_runner.py")]
 
 
 @pytest.fixture
 def cluster(tmp_path):
     with FakeCluster(tmp_path / "cluster", runner=QUICK) as made:
-        made.node("node-1")
-        made.node("node-2")
-        yield made
-
-
-@pytest.fixture
-def slow(tmp_path):
-    """Trials that take until they are ended."""
-    with FakeCluster(tmp_path / "cluster", runner=QUICK, env={"QUICK_RUNNER_S": "600"}) as made:
         made.node("node-1")
         made.node("node-2")
         yield made

@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass, field, replace
 
 import pytest
 from support.clusters import UID, cluster_of, runtime_on, spec_of
-from support.fake_cluster import FakeCluster
-from support.kube_cases import QUICK
 from support.quick_runner import LEVEL
 from support.trials import a_spec
 
@@ -137,15 +135,6 @@ def test_what_does_not_run_or_cannot_be_afforded_is_not_asked_for():
 
 
 # --- over HTTP
-
-
-@pytest.fixture
-def slow(tmp_path):
-    """Trials that tell a level, and then take until they are ended."""
-    with FakeCluster(tmp_path / "cluster", runner=QUICK, env={"QUICK_RUNNER_S": "600"}) as made:
-        made.node("node-1")
-        made.node("node-2")
-        yield made
 
 
 @pytest.mark.parametrize(
