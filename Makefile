@@ -82,11 +82,13 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# A lock names every package, so pip resolves nothing (--no-deps): a release newer than the lock cannot break an install.
 $(VENV)/.installed: $(VENV)/bin/python requirements.txt pyproject.toml
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet --require-hashes --no-deps -r requirements.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet --require-hashes -r requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet --require-hashes --no-deps -r requirements-dev.txt
+	$(BIN)/python -m pip check --disable-pip-version-check
 	touch $@

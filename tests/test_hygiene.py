@@ -95,6 +95,13 @@ def commands():
     return [shlex.split(line, comments=True) for line in lines if line.startswith("tuner ")]
 
 
+def test_pip_installs_a_lock_as_it_stands():
+    """Resolving beside a lock fails the day a package of it has a newer release (coverage[toml] did, on 2026-11-30)."""
+    installs = [line for line in text_of(ROOT / "Makefile").splitlines() if "-r requirements" in line]
+    assert len(installs) == 2
+    assert all("--require-hashes --no-deps " in line for line in installs)
+
+
 def test_the_first_two_commands_of_the_readme_are_single_lines_and_targets_of_make():
     first, second = (block.strip() for block in shell_blocks()[:2])
     targets = set(re.findall(r"^([a-z-]+):", text_of(ROOT / "Makefile"), re.MULTILINE))

@@ -68,8 +68,8 @@ def test_the_bundle_is_built_as_make_builds_it_and_lies_where_trials_look():
 
 def test_only_pinned_packages_are_installed():
     installs = re.findall(r"pip install ([^&]*)", " ".join(of("RUN")))
-    assert [line for line in installs if "--require-hashes" in line]
-    assert all("--require-hashes" in line or "--no-deps ." in line for line in installs)
+    assert [line for line in installs if "--require-hashes --no-deps" in line], "pip must not look beyond the lock"
+    assert all("--require-hashes --no-deps" in line or "--no-deps ." in line for line in installs)
 
 
 @pytest.mark.parametrize("stage", ["bundle", "tuner"])
