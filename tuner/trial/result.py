@@ -136,9 +136,9 @@ class TrialResult:
         fields = {k: doc[k] for k in cls.__dataclass_fields__ if doc.get(k) is not None}
         for key in _FIGURES:
             _check_figure(fields, key, needed=state == "measured" and key in _OF_MEASURED)
-        for key, kind in _KINDS.items():
-            if not isinstance(fields.get(key, kind()), kind):
-                raise ValueError(f"TrialResult.{key} must be a {_WORDS[kind]}, not {fields[key]!r}")
+        wrong = [key for key, kind in _KINDS.items() if not isinstance(fields.get(key, kind()), kind)]
+        if wrong:
+            raise ValueError(f"TrialResult.{wrong[0]} must be a {_WORDS[_KINDS[wrong[0]]]}, not {fields[wrong[0]]!r}")
         if doc.get("failure") or state in ("failed", "invalid"):
             assumed: FailureClass = "measurement" if state == "invalid" else "configuration"
             fields["failure"] = Failure.from_json(doc.get("failure") or "", assumed)
@@ -149,7 +149,7 @@ class TrialResult:
 
 
 def _check_figure(fields: dict[str, Any], key: str, *, needed: bool) -> None:
-    """A figure that is not needed may be infinite, as the TTFT of a server that never answers is: it is then unknown."""
+    """A figure not needed may be infinite, as the TTFT of a server that never answers is: then it is unknown."""
     value = fields.get(key)
     if value is None and not needed:
         return
