@@ -22,7 +22,7 @@ from tuner.study.events import StopOffered
 from tuner.study.history import PastTrial
 from tuner.study.incumbent import by_posterior, cost_to_beat
 from tuner.study.params import distributions
-from tuner.study.prior_gp import acquisition, beliefs
+from tuner.study.prior_gp import acquisition, beliefs, threads
 from tuner.study.prior_gp.observations import observe
 from tuner.study.prior_gp.proposal import propose
 from tuner.study.prior_gp.sampler import PriorGPSampler
@@ -82,6 +82,31 @@ def test_before_any_trial_the_engine_models_best_that_fits_is_proposed():
     fitting = [c for c in PROBLEM.candidates if c.margin_gib > 0]
     assert chosen.origin == "model"
     assert chosen.candidate.predicted_usd_per_million == min(c.predicted_usd_per_million for c in fitting)
+
+
+def test_the_sampler_thinks_with_one_blas_thread_and_gives_the_others_back():
+    switches = threads._switches()
+    if not switches:
+        pytest.skip("no OpenBLAS in this process")
+    before = [get() for get, _ in switches]
+    try:
+        for _, put in switches:
+            put(2)
+        with threads.one_blas_thread():
+            assert [get() for get, _ in switches] == [1] * len(switches)
+        assert [get() for get, _ in switches] == [2] * len(switches)
+    finally:
+        for (_, put), count in zip(switches, before, strict=True):
+            put(count)
+
+
+def test_what_a_search_asks_of_the_sampler_takes_one_blas_thread(monkeypatch):
+    set_to = []
+    monkeypatch.setattr(threads, "_switches", lambda: [(lambda: 2, set_to.append)])
+    propose(PROBLEM, [], number=0, seed=1)
+    assert set_to == [1, 2]
+    beliefs.measured_posterior(table_of(PROBLEM), [])
+    assert set_to == [1, 2] * 2
 
 
 def test_an_engine_model_that_is_right_is_believed_with_its_offset_and_slope():

@@ -18,6 +18,7 @@ from tuner.study.history import PastTrial
 from tuner.study.prior_gp import feasibility, process
 from tuner.study.prior_gp.observations import Costs, Observations, observe, without_collapsed
 from tuner.study.prior_gp.table import CandidateTable
+from tuner.study.prior_gp.threads import one_blas_thread
 
 Codes = NDArray[np.intp]
 Floats = NDArray[np.float64]
@@ -99,6 +100,7 @@ def log_feasible(table: CandidateTable, seen: Observations, which: Codes) -> Flo
     return both
 
 
+@one_blas_thread()
 def measured_posterior(table: CandidateTable, history: Sequence[PastTrial]) -> dict[str, tuple[float, float]]:
     """Fingerprint -> (USD per million, standard deviation of its logarithm) of every measured candidate.
 

@@ -17,6 +17,7 @@ from tuner.study.prior_gp.acquisition import blend, log_expected_improvement
 from tuner.study.prior_gp.beliefs import Costing, believing, cost_beliefs, log_feasible, mix
 from tuner.study.prior_gp.observations import Observations, observe, without_collapsed
 from tuner.study.prior_gp.table import CandidateTable, table_of
+from tuner.study.prior_gp.threads import one_blas_thread
 from tuner.study.problem import Candidate, Problem
 
 Codes = NDArray[np.intp]
@@ -38,6 +39,7 @@ class Proposal:
     reasons: Mapping[str, float] = field(default_factory=dict)
 
 
+@one_blas_thread()
 def propose(
     problem: Problem, history: Sequence[PastTrial], *, number: int, seed: int, pool: str | None = None
 ) -> Proposal | None:
