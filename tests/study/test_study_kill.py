@@ -36,6 +36,18 @@ class KillAt:
                 raise Killed(name)
 
 
+class KillAtSecond:
+    """Raises at the second write of a name: that of the second trial."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.left = name, 2
+
+    def __call__(self, name: str) -> None:
+        self.left -= name == self.name
+        if name == self.name and self.left == 0:
+            raise Killed(name)
+
+
 def small_problem(**changes):
     return a_problem(**{"budget": Budget(trials=1), "confirm": ConfirmPlan(top=1, repeats=1, minutes=10)} | changes)
 
@@ -97,6 +109,28 @@ def test_a_kill_at_any_write_is_survived(database, when, survives, n):
 
 
 RECHECK = ["ask", "config", "origin", "spec", "result"]
+
+
+@pytest.mark.parametrize("write", ["ask", "config", "fingerprint", "proposal", "spec"])
+def test_a_kill_before_a_trial_starts_leaves_its_like_as_it_would_have_been(tmp_path, write):
+    """Same configuration, same attempt, same traffic: a trial that never ran is no earlier attempt."""
+    told = []
+    for name, killed in (("whole", False), ("broken", True)):
+        problem, database = small_problem(budget=Budget(trials=3), seeds=[]), str(tmp_path / name)
+        cluster = FakeCluster(measured, survives=False)
+        if killed:
+            with pytest.raises(Killed):
+                run(problem, database, cluster, KillAtSecond(f"after {write}"))
+        run(problem, database, cluster, None)
+        told.append(
+            [
+                (t.user_attrs["fingerprint"], t.user_attrs["spec"]["seed"], t.user_attrs["state"])
+                + (() if write == "spec" else (t.user_attrs["attempt"],))
+                for t in all_trials(database)
+                if t.user_attrs.get("state") != "abandoned"
+            ]
+        )
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize("write", RECHECK)

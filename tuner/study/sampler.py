@@ -46,7 +46,8 @@ def choose(
     for best in strata(here)[: 0 if method == "random" else MODEL_PICKS]:  # random is the yardstick: it knows no model
         if best.config.fingerprint not in tried:
             return Pick(best.config, "model")
-    rng = np.random.default_rng([seed, number])
+    lost = sum(trial.state == "abandoned" for trial in history)
+    rng = np.random.default_rng([seed, number - lost])
     if method == "random" or alternatives.informative(history, problem) < alternatives.TPE_FROM:
         return Pick(untried[int(rng.integers(len(untried)))].config, "sampler")
     return Pick(alternatives.proposed(problem, history, untried, int(rng.integers(2**31)), method), "sampler")

@@ -43,7 +43,7 @@ class Starter:
 
     def launch(self, recorder: Recorder, pick: Pick, confirmation: Confirm | None) -> None:
         """Ask, commit, start."""
-        earlier = [t for t in recorder.history() if t.fingerprint == pick.config.fingerprint]
+        earlier = retry.by_configuration(recorder.history()).get(pick.config.fingerprint, [])
         number = recorder.ask(pick)
         spec = self._spec(recorder, number, pick, earlier, confirmation)
         recorder.commit(number, spec)
