@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from tuner.probe.connection import Connection, Exchange
 from tuner.probe.events import RequestRecord
+from tuner.probe.gathering import Gathering
 from tuner.probe.sse import StreamedAnswer
 
 CONNECT_S = 10.0
@@ -91,6 +92,7 @@ class StreamClient:
         """Connections kept open beyond those in use: opening one takes time that a due request does not have."""
         self._opening: asyncio.Task[None] | None = None
         self._idle: list[Connection] = []
+        self.gathering = Gathering()
         self._forgiven = 0
         self.resent = 0
         """Requests asked once more, on a new connection: a kept one had been closed, and not a byte had come."""
@@ -161,7 +163,7 @@ class StreamClient:
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
-        opening = loop.create_connection(lambda: Connection(self._clock), self._host, self._port)
+        opening = loop.create_connection(lambda: Connection(self._clock, self.gathering), self._host, self._port)
         _, connection = await asyncio.wait_for(opening, CONNECT_S)
         return connection
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ LENGTH_TOLERANCE = 0.005
 
 SPARE_CONNECTIONS = 16
 
-LOOK_S = 0.01
+LOOK_S = 0.02
 """How often the event loop is timed."""
 
 STALL_S = 0.2
@@ -254,11 +255,13 @@ class Driver:
         alarm = Alarm()
         try:
             for due_s in times:
+                self._client.gathering.due_s = due_s
                 await alarm.until(due_s)
                 self._launch(command.level, due_s, timed=True)
                 # A late loop catches up without starving the answers that are coming in.
                 await asyncio.sleep(0)
         finally:
+            self._client.gathering.due_s = math.inf
             alarm.close()
 
     def _launch(self, level: int, scheduled_s: float, *, timed: bool = False) -> None:

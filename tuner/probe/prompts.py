@@ -97,7 +97,7 @@ def compose(lexicon: Lexicon, tokens: int, rng: random.Random) -> bytes:
     return b"".join(parts)
 
 
-BACKGROUND_PAUSE_S = 0.01
+BACKGROUND_PAUSE_S = 0.05
 
 
 class BodyFactory:
