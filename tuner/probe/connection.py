@@ -122,7 +122,8 @@ class Connection(asyncio.Protocol):
         self._now_s = self._clock()
         if self.exchange is not None:
             self.exchange.closed_in_order = exc is None
-        self._end("reset" if exc is not None or not self._received else "truncated", str(exc or ""))
+        reset = exc is not None or not self._received
+        self._end("reset" if reset else "truncated", str(exc or "the connection was closed before the answer's end"))
 
     @property
     def _received(self) -> bool:
@@ -185,8 +186,8 @@ class Exchange:
         answer = self.answer
         if status != 200:
             answer.error, answer.message = f"http_{status}", self._plain.decode("utf-8", "replace")
-        elif answer.error is None and not answer.done:
-            answer.error = "truncated"
+        else:
+            answer.end()
         self._resolve(self.last_s if answer.done else now_s)
 
     def broken(self, error: str, message: str, now_s: float) -> None:
