@@ -131,9 +131,15 @@ def nearest_miss(summary: StudySummary) -> str:
     if miss is None:
         failed = ", ".join(f"{n} x {kind}" for kind, n in summary.failures.items())
         return f"no trial was measured{': ' + failed if failed else ''}"
-    limits = ", ".join(f"{name} <= {value:g}" for name, value in (summary.plan.get("limits") or {}).items())
-    worst = max(miss.constraints, key=lambda k: miss.constraints[k], default="")
-    by = f"; {worst} is over by {miss.constraints[worst]:.0%}" if worst else ""
+    bounds = summary.plan.get("limits") or {}
+    limits = ", ".join(f"{name} <= {value:g}" for name, value in bounds.items())
+    over = {name: slack for name, slack in miss.constraints.items() if slack > 0 and name in bounds}
+    by = "".join(
+        f"; {name} is over by {slack:.0%}: relaxed to {bounds[name] * (1 + slack):.3g} it would hold"
+        for name, slack in over.items()
+    )
+    if "ttft_p95_s" in over and miss.ttft_p95_s is None:
+        by = "; by how much was not told"
     return (
         f"no configuration meets the limits ({limits}); nearest miss: trial {miss.trial}, TTFT p95 "
         f"{seconds(miss.ttft_p95_s)} ({miss.label}){by}"
