@@ -12,11 +12,14 @@ rest of its story. Knows nothing of runtimes, budgets or samplers' choices.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState, create_trial
 
 from tuner.space.config import Scalar, ServingConfig
 from tuner.study.history import PRICES, SAME_AS, PastTrial, past, read_history, repriced, same_settings
@@ -56,15 +59,14 @@ class Recorder:
         token_weights: TokenWeights,
         write: Writer,
     ) -> None:
-        self.study = optuna.load_study(
-            study_name=study_name, storage=storage.backend, sampler=optuna.samplers.RandomSampler()
-        )
+        self.study = optuna.load_study(study_name=study_name, storage=storage.backend)
         self._study_id = storage.backend.get_study_id_from_name(study_name)
         self._storage = storage
         self._dimensions = dimensions
         self._distributions = distributions(dimensions)
         self._weights = token_weights
         self._write = write
+        self._prices: Mapping[str, float] = self.study.user_attrs.get(PRICES) or {}
         self._known: list[PastTrial] | None = None
         self._stale: set[int] = set()
         self._ids: dict[int, int] = {}
@@ -74,11 +76,9 @@ class Recorder:
         if self._known is None:
             self._known = read_history(self.study)
             self._stale.clear()
-        if self._stale:
-            prices: Mapping[str, float] = self.study.user_attrs.get(PRICES) or {}
-            for number in self._stale:
-                self._known[number] = repriced(past(self._trial(number)), prices)
-            self._stale.clear()
+        for number in self._stale:
+            self._known[number] = self._read(self._trial_id(number))
+        self._stale.clear()
         return list(self._known)
 
     def next_number(self) -> int:
@@ -100,16 +100,13 @@ class Recorder:
         )
         backend = self._storage.backend
         trial_id = self._write("ask", lambda: backend.create_new_trial(self._study_id, begun))
-        number = backend.get_trial_number_from_id(trial_id)
-        self._ids[number] = trial_id
-        self._note_new(number)
-        return number
-
-    def _note_new(self, number: int) -> None:
-        if self._known is not None and number == len(self._known):
-            self._known.append(past(self._trial(number)))
+        trial = self._read(trial_id)
+        self._ids[trial.number] = trial_id
+        if self._known is not None and trial.number == len(self._known):
+            self._known.append(trial)
         else:  # another program made trials too
             self._known = None
+        return trial.number
 
     def commit(self, number: int, spec: TrialSpec) -> None:
         """From here on the trial may be started; a further attempt replaces the former."""
@@ -117,35 +114,38 @@ class Recorder:
 
     def finish(self, number: int, spec: TrialSpec, result: TrialResult) -> PastTrial:
         """Store the result, then derive and tell the rest. A stored result wins over the given one."""
-        frozen = self._trial(number)
-        if frozen.state.is_finished():
-            return past(frozen)
-        if "result" not in frozen.user_attrs:
-            self._set(number, "result", stored_result(result))
-            frozen = self._trial(number)
+        history = self.history()
+        trial = history[number]
+        if trial.finished:
+            return trial
+        if trial.result is None:
+            trial = replace(trial, result=stored_result(result))
+            self._set(number, "result", trial.result)
         else:
-            result = TrialResult.from_json(frozen.user_attrs["result"])
+            result = TrialResult.from_json(trial.result)
         verdict = judge(result, spec, self._weights)
         figures = _figures(result, spec, verdict)
-        if (same := same_settings(past(frozen), self.history())) is not None:
+        if (same := same_settings(trial, history)) is not None:
             figures[SAME_AS] = same
-        self._tell(number, verdict, figures)
-        return past(self._trial(number))
+        self._change(number, "tell", lambda: self._tell(number, verdict, figures))
+        return self.history()[number]
 
     def finish_told_halfway(self) -> list[PastTrial]:
         """After a restart: finish the trials whose result is stored, set aside those that never started."""
         ended = []
-        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if "result" in frozen.user_attrs:
-                spec = TrialSpec.from_json(frozen.user_attrs["spec"])
-                result = TrialResult.from_json(frozen.user_attrs["result"])
-                ended.append(self.finish(frozen.number, spec, result))
-            elif "spec" not in frozen.user_attrs:
-                self._tell(frozen.number, _ABANDONED, {"state": "abandoned", "failure": ABANDONED})
+        for trial in self.history():
+            if trial.finished:
+                continue
+            if trial.result is not None and trial.spec is not None:
+                spec, result = TrialSpec.from_json(trial.spec), TrialResult.from_json(trial.result)
+                ended.append(self.finish(trial.number, spec, result))
+            elif trial.spec is None:
+                figures = {"state": "abandoned", "failure": ABANDONED}
+                self._change(trial.number, "tell", partial(self._tell, trial.number, _ABANDONED, figures))
         return ended
 
-    def _trial(self, number: int) -> FrozenTrial:
-        return self._storage.backend.get_trial(self._trial_id(number))
+    def _read(self, trial_id: int) -> PastTrial:
+        return repriced(past(self._storage.backend.get_trial(trial_id)), self._prices)
 
     def _trial_id(self, number: int) -> int:
         if number not in self._ids:
@@ -163,26 +163,21 @@ class Recorder:
         self._change(number, key, lambda: self._storage.backend.set_trial_user_attr(self._trial_id(number), key, value))
 
     def _tell(self, number: int, verdict: Verdict, figures: Mapping[str, Any]) -> None:
-        """The rest of a trial's story, as far as it is not there yet: an older controller told it bit by bit."""
-
-        def write() -> None:
-            with self._storage.one_commit():
-                trial = optuna.Trial(self.study, self._trial_id(number))
-                frozen = self._trial(number)
-                if frozen.state.is_finished():  # the database's answer to an earlier attempt was lost
-                    return
-                for key, value in verdict.constraints.items():
-                    if key not in frozen.constraints:
-                        trial.set_constraint(key, value)
-                for key, value in figures.items():
-                    if key not in frozen.user_attrs:
-                        trial.set_user_attr(key, value)
-                bound = verdict.bound_usd_per_million
-                if verdict.state == "pruned" and bound is not None and not frozen.intermediate_values:
-                    trial.report(bound, 0)  # lets TPE rank it among its like
-                self.study.tell(number, verdict.value, state=TrialState[verdict.told])
-
-        self._change(number, "tell", write)
+        """The rest of a trial's story. What an older controller told bit by bit before it was killed is told again."""
+        backend, trial_id = self._storage.backend, self._trial_id(number)
+        state, bound = TrialState[verdict.told], verdict.bound_usd_per_million
+        values = [cost for cost in (verdict.value,) if cost is not None]
+        marked = create_trial(state=TrialState.RUNNING, constraints=dict(verdict.constraints))
+        # A repeated tell after a lost answer of the database finds the trial finished.
+        with suppress(UpdateFinishedTrialError), self._storage.one_commit():
+            for key, value in marked.system_attrs.items():
+                backend.set_trial_system_attr(trial_id, key, value)
+            for key, value in figures.items():
+                backend.set_trial_user_attr(trial_id, key, value)
+            if verdict.state == "pruned" and bound is not None:  # lets TPE rank it among its like
+                backend.set_trial_intermediate_value(trial_id, 0, bound)
+                values = [bound]
+            backend.set_trial_state_values(trial_id, state, values or None)
 
 
 def _figures(result: TrialResult, spec: TrialSpec, verdict: Verdict) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def test_a_search_survives_what_a_weekend_brings(tmp_path):
         cluster.fault("POST", "/jobs$", 403, "Forbidden", f'jobs.batch "x" is forbidden: exceeded quota: jobs, {quota}')
         cluster.fault("GET", "/pods$", 503, "ServiceUnavailable", "etcd leader changed", times=3)
         cluster.fault("POST", "/jobs$", 0)
-        kills = [["after", 20], ["before", 25], ["after", 41], ["before", 60], ["after", 33], ["before", 18]]
+        kills = [["after", 12], ["before", 11], ["after", 16], ["before", 21], ["after", 14], ["before", 9]]
         folder = tmp_path / "study"
         zygote = begin(tmp_path)
         send(zygote, order(cluster, folder, kills=kills))
