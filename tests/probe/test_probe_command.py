@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 from support.cli import tuner
+from support.crowds import left_alone
 from support.loopback_engine import LoopbackEngine
 from support.traffic import SECRET, a_trace, some_prompts
 
@@ -63,12 +64,16 @@ def test_a_concurrency_is_held():
 
 
 def test_a_capacity_is_found_with_its_bracket():
-    with serving(LoopbackEngine(token_s=0.01)) as url:
-        said = tuner("probe", "--url", url, *SIZE, "--find-capacity", "--ttft-p95", 0.25, "--json")
-    document = json.loads(said.out)
-    if document["capacity_req_per_s"] is None:  # a crowded machine: said so
-        assert (said.code, document["valid"]) == (4, False)
-        return
+    def found():
+        with serving(LoopbackEngine(token_s=0.01)) as url:
+            said = tuner("probe", "--url", url, *SIZE, "--find-capacity", "--ttft-p95", 0.25, "--json")
+        return said.code, json.loads(said.out)
+
+    _, document = left_alone(
+        found,
+        lambda seen: seen[1]["capacity_req_per_s"] is not None,
+        lambda seen: (seen[0], seen[1]["valid"]) == (4, False),
+    )
     assert document["bracket"][0] == document["capacity_req_per_s"] < document["bracket"][1]
     assert document["levels"]
     assert document["chunk_gap_p95_s"] > 0.009  # 10 ms, and what the machine adds
