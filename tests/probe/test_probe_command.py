@@ -119,11 +119,11 @@ def test_another_length_than_planned_is_invalid_not_slow():
 
 
 def test_a_client_that_stands_still_shows_it_and_is_not_believed():
-    """300 ms in which this process does nothing: seen in TTFT from the schedule, and the level is invalid."""
-    engine = LoopbackEngine()
+    """A fifth of the time this process does nothing: seen in TTFT from the schedule, and the level is invalid."""
+    engine = LoopbackEngine(slots=64)  # what left late does not wait for its turn as well
 
     def stall(_: str) -> None:
-        asyncio.get_running_loop().call_later(1.0, time.sleep, 0.3)
+        asyncio.get_running_loop().call_later(1.0, time.sleep, 0.6)
 
     from tuner.probe.command import ProbeRequest, probe_endpoint
     from tuner.probe.probe import Watch, run
@@ -133,9 +133,9 @@ def test_a_client_that_stands_still_shows_it_and_is_not_believed():
         watch = Watch(on_progress=lambda text: stall(text) if text.startswith("level") else None)
         document = run(probe_endpoint(request, watch)).document
     assert document["valid"] is False
-    assert any("stood still for 0." in reason for reason in document["invalid_reasons"])
-    assert document["client"]["longest_stall_s"] >= 0.28
-    assert document["ttft_p95_s"] > document["ttft_sent_p95_s"] + 0.1
+    assert any("stood still for " in reason for reason in document["invalid_reasons"])
+    assert document["client"]["longest_stall_s"] >= 0.58
+    assert document["ttft_p95_s"] > document["ttft_sent_p95_s"] + 0.1  # a twentieth of all left 0.45 s late or more
 
 
 def test_nobody_at_the_url_is_exit_5():
