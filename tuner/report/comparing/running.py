@@ -1,15 +1,33 @@
-"""The commands that would decide what is undecided: exactly these trials, measured to their end. Pure."""
+"""The commands that would decide what is undecided, or confirm what is decided: exactly these trials. Pure."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tuner.report.comparing.offers import Scored
+from tuner.report.comparing.offers import Decision, Scored
 from tuner.report.comparing.sides import Named
 
 _DEFAULT_WORLD = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """Commands that would decide what is undecided, or confirm a winner that is not confirmed at these limits."""
+
+    decide: tuple[str, ...] = ()
+    confirm: tuple[str, ...] = ()
+
+
+def offered(decision: Decision, studies: Sequence[Named], limits: Mapping[str, float]) -> Offered:
+    """What to run next: the one or the other, or nothing."""
+    if decision.undecided:
+        return Offered(decide=tuple(commands(decision.undecided, studies, limits)))
+    if decision.winner is not None and not decision.winner.confirmed:
+        return Offered(confirm=tuple(commands([decision.winner], studies, limits)))
+    return Offered()
 
 
 def commands(undecided: Sequence[Scored], studies: Sequence[Named], limits: Mapping[str, float]) -> list[str]:
