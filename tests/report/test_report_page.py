@@ -156,9 +156,8 @@ def test_what_is_cheaper_than_the_best_but_refuted_is_below_it_with_a_minus(tmp_
     assert any(re.fullmatch(r"-\d+(\.\d)?%", word) for word in ranking)
     assert "+-" not in "".join(ranking)
     refuted_one = next(f for f in report.ranked if f.standing == "missed")
-    assert f"Measured cheaper, but refuted: a confirmation run missed a limit at its rate: trial {refuted_one.trial}" in (
-        page(report)
-    )
+    words = "Measured cheaper, but refuted: a confirmation run missed a limit at its rate:"
+    assert f"{words} trial {refuted_one.trial} " in page(report)
 
 
 def test_an_empty_study_is_a_page_too(reports):

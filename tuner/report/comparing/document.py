@@ -190,6 +190,12 @@ def _print_decision(comparison: Comparison, offered: Offered, out: TextIO) -> No
         print(f"to confirm it at {rate(winner.rate_req_per_s)} (SPACE.yaml is the study's space file):", file=out)
         for command in offered.confirm:
             print(f"  {command}", file=out)
+    elif not winner.confirmed:
+        print(
+            "to confirm it, put these prices into the study's space file and run its search again: its best are "
+            "confirmed, as many as confirm.top says",
+            file=out,
+        )
 
 
 def _print_undecided(decision: Decision, offered: Offered, out: TextIO) -> None:

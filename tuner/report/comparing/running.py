@@ -25,9 +25,15 @@ def offered(decision: Decision, studies: Sequence[Named], limits: Mapping[str, f
     """What to run next: the one or the other, or nothing."""
     if decision.undecided:
         return Offered(decide=tuple(commands(decision.undecided, studies, limits)))
-    if decision.winner is not None and not decision.winner.confirmed:
-        return Offered(confirm=tuple(commands([decision.winner], studies, limits)))
+    winner = decision.winner
+    if winner is not None and not winner.confirmed and not _was_measured_at(winner, limits):
+        return Offered(confirm=tuple(commands([winner], studies, limits)))
     return Offered()
+
+
+def _was_measured_at(winner: Scored, limits: Mapping[str, float]) -> bool:
+    """Then its own study is who confirms it, when its turn comes."""
+    return any(t.state == "measured" and t.spec.get("limits") == dict(limits) for t in winner.offer.evidence.trials)
 
 
 def commands(undecided: Sequence[Scored], studies: Sequence[Named], limits: Mapping[str, float]) -> list[str]:
