@@ -51,7 +51,7 @@ def test_the_best_is_compared_with_the_baseline(tmp_path):
 
 def test_a_study_without_a_feasible_trial_shows_the_nearest_miss_and_by_how_much(tmp_path):
     summary = a_summary(tmp_path, infeasible)
-    assert "no configuration meets the limits (ttft_p95_s <= 5" in shown(summary)
+    assert "no configuration meets the limits (TTFT p95 <= 5 s" in shown(summary)
     assert "TTFT p95 7.5 s" in nearest_miss(summary)
     assert "ttft_p95_s is over by 50%: relaxed to 7.5 it would hold" in nearest_miss(summary)
 

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-<<<<<<< HEAD
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-=======
-import time
->>>>>>> robust
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
