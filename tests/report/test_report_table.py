@@ -53,7 +53,7 @@ def test_a_study_without_a_feasible_trial_shows_the_nearest_miss_and_by_how_much
     summary = a_summary(tmp_path, infeasible)
     assert "no configuration meets the limits (TTFT p95 <= 5 s" in shown(summary)
     assert "TTFT p95 7.5 s" in nearest_miss(summary)
-    assert "ttft_p95_s is over by 50%: relaxed to 7.5 it would hold" in nearest_miss(summary)
+    assert "TTFT p95 is over by 50%: it would hold with TTFT p95 <= 7.5 s" in nearest_miss(summary)
 
 
 def test_a_miss_by_an_unknown_amount_has_no_figure(tmp_path):
