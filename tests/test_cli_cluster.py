@@ -167,17 +167,29 @@ def test_objects_of_others_are_never_touched(cluster):
     assert [j["metadata"]["name"] for j in cluster.jobs()] == ["theirs"]
 
 
-def test_status_says_what_a_running_trial_does(cluster):
+def test_status_says_what_a_running_trial_does(cluster, tmp_path):
     cluster.kubelet.env["QUICK_RUNNER_S"] = "600"
     command = ("search", *SPACE, "--runtime", "kubernetes", "--new-study", "watched", "--cancel")
     env = {**os.environ, "PYTHONPATH": str(SUPPORT.parents[1])}
-    child = subprocess.Popen([sys.executable, "-c", "from tuner.cli import main; main()", *command], env=env)
+    said, asked_before = tmp_path / "said", len(cluster.requests("GET"))
+    with said.open("w") as err:
+        child = subprocess.Popen(
+            [sys.executable, "-c", "from tuner.cli import main; main()", *command], env=env, stderr=err
+        )
+
+    def seen(condition):
+        assert child.poll() is None, said.read_text()
+        return condition()
+
     try:
-        wait_for(lambda: any("tailLines" in path for path in cluster.requests("GET")), "a look at its log")
-        wait_for(lambda: shown("watched", "level 2.10 req/s: p95 1.20 s"), "the level to be shown")
-    finally:
+        looked = "tailLines"
+        wait_for(lambda: seen(lambda: looked in str(cluster.requests("GET")[asked_before:])), "a look at its log")
+        wait_for(lambda: seen(lambda: shown("watched", "level 2.10 req/s: p95 1.20 s")), "the level to be shown")
         child.send_signal(signal.SIGTERM)
-        assert child.wait(60) == 130
+        assert child.wait(60) == 130, said.read_text()
+    finally:
+        child.kill()
+        child.wait()
         del cluster.kubelet.env["QUICK_RUNNER_S"]
 
 

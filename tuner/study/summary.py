@@ -33,7 +33,8 @@ class Figures:
     """One configuration and what is known of it. Figures are None where nothing was measured.
 
     `args` are the measured launch arguments without program and plumbing, `argv` the whole command as it ran.
-    `standing` says what the confirmations say, None before any; `confirmed_ttft_p95_s` is the worst of them.
+    `standing` says what the confirmations say, None before any; `confirmed_ttft_p95_s` is the worst of them, also of
+    those that missed.
     `failure` is why there are no figures, `same_as` the earlier trial whose engine ran the same settings; `proposal` is
     what the sampler believed beforehand. `usd_per_hour` is the price the trial ran at, `usd_per_hour_now` the one it is
     scored at.
@@ -299,7 +300,7 @@ def _seeds(history: Sequence[PastTrial], figures: Mapping[int, Figures]) -> dict
 def _figures(trial: PastTrial, says: Standing | None, runs: Sequence[PastTrial]) -> Figures:
     spec, result = trial.spec or {}, trial.result or {}
     context = spec.get("context") or {}
-    held = [run for run in runs if run.fingerprint == trial.fingerprint and run.state == "measured"]
+    told = [run for run in runs if run.fingerprint == trial.fingerprint and run.state in ("measured", "infeasible")]
     return Figures(
         trial=trial.number,
         trial_id=str(spec.get("id", "")),
@@ -326,8 +327,8 @@ def _figures(trial: PastTrial, says: Standing | None, runs: Sequence[PastTrial])
         simulated=trial.simulated,
         confirmed=says == "holds",
         standing=says,
-        confirmed_rate_req_per_s=_confirmed_rate(held),
-        confirmed_ttft_p95_s=max((run.ttft_p95_s for run in held if run.ttft_p95_s is not None), default=None),
+        confirmed_rate_req_per_s=_confirmed_rate(told),
+        confirmed_ttft_p95_s=max((run.ttft_p95_s for run in told if run.ttft_p95_s is not None), default=None),
         failure=trial.failure,
         same_as=trial.same_as,
         constraints=trial.constraints,
@@ -342,6 +343,6 @@ def _words(program: Any) -> tuple[str, ...]:
     return (program,) if isinstance(program, str) else tuple(program or ())
 
 
-def _confirmed_rate(held: Sequence[PastTrial]) -> float | None:
-    rates = [((run.spec or {}).get("confirm") or {}).get("rate_req_per_s") for run in held]
+def _confirmed_rate(told: Sequence[PastTrial]) -> float | None:
+    rates = [((run.spec or {}).get("confirm") or {}).get("rate_req_per_s") for run in told]
     return min((float(rate) for rate in rates if rate), default=None)
