@@ -88,11 +88,21 @@ def test_a_trial_is_shown_from_the_database_and_with_its_pod_if_there_is_one(clu
     assert said.code == 0
     assert "state: measured" in said.out
     assert "--max-running-requests" in said.out
+    assert "\nsimulated: True\n" in said.out, "the engine of this cluster is one"
+    known = json.loads(tuner("trial", "show", "0", *SPACE, "--json").out)
+    assert known["constraints"]["ttft_p95_s"] <= 0
     found = json.loads(tuner("trial", "show", "0", *SPACE, "--json", "--namespace", "demo").out)
     assert (found["state"], found["pod"], found["node"][:3] in ("amd", "nvi")) == ("measured", None, True)
     left_behind(cluster, found["id"])
     found = json.loads(tuner("trial", "show", found["id"], *SPACE, "--json", "--namespace", "demo").out)
     assert (found["pod"]["phase"], found["pod"]["node"]) == ("Succeeded", "amd-1")
+
+
+def test_a_document_is_written_for_people_with_four_digits_and_without_what_is_empty():
+    document = {"rate": 2.00000123, "gpu_seconds": 31250.4567, "levels": [{"p95_s": 1.23456789, "why": ""}], "tail": ""}
+    written = list(on_cluster.as_lines({**document, "nested": {"share": 0.0, "argv": ["a", 1.5]}}))
+    told = ["rate: 2", "gpu_seconds: 31250", "levels:", "  - p95_s 1.235", "nested:", "  share: 0", "  argv: a 1.5"]
+    assert written == told
 
 
 @pytest.mark.parametrize("asked", ["7", "c0", "twins-9-nope", "x"])

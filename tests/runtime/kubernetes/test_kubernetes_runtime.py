@@ -395,6 +395,19 @@ def test_a_refusal_makes_the_runtime_unusable_at_once(cluster, status, reason, m
         runtime.reconcile(UID, {})
 
 
+def test_a_token_that_is_replaced_while_trials_run_is_read_anew(slow):
+    """Service-account tokens are rotated, and people log in again."""
+    slow.api.token = "monday"
+    runtime = runtime_on(slow)
+    runtime.start(spec_of("t-1"))
+    running(slow)
+    slow.api.token = "tuesday"
+    stages(runtime, "does not accept the credentials")
+    slow.kubeconfig(slow.folder / "kubeconfig")  # somebody logs in
+    slow.strike("oom", slow.pods()[0])
+    assert ended(runtime)[0].result.failure.kind == "host_oom"
+
+
 def test_pauses_grow_to_half_a_minute_and_heed_what_the_server_says():
     outage, pauses = Outage(), []
     for _ in range(7):
@@ -448,7 +461,7 @@ def test_a_full_quota_is_a_remark(cluster, kubeconfig):
 def test_nodes_that_may_not_be_listed_are_a_remark(cluster, kubeconfig):
     from tuner.runtime.kubernetes.rights import NEEDED
 
-    cluster.api.allowed = {f"{right.verb} {right.of}" for right in NEEDED}
+    cluster.api.allowed = {str(right) for right in NEEDED}
     (remark,) = check_sites(places(), SAMPLE)
     assert "nodes may not be listed" in remark
 

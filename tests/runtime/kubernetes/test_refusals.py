@@ -40,6 +40,7 @@ TERMINATING = "unable to create new content in namespace ns because it is being 
         (409, "Conflict", "the object has been modified", "waiting", "", "modified"),
         (409, "AlreadyExists", 'jobs.batch "x" already exists', "infrastructure", "name_taken", "already exists"),
         (401, "Unauthorized", "Unauthorized", "unusable", "credentials", "log in"),
+        (403, "Forbidden", RBAC.replace("serviceaccount:ns:tuner", "anonymous"), "unusable", "credentials", "log in"),
         (403, "Forbidden", RBAC, "unusable", "forbidden", "no permission for list on pods"),
         (403, "Forbidden", QUOTA, "waiting", "", "quota jobs is used up"),
         (403, "Forbidden", NO_QUOTA_AT_ALL, "unusable", "quota", "quota jobs is smaller than one trial"),

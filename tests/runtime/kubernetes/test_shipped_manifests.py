@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -169,6 +170,38 @@ def test_kinds_trials_fit_on_its_nodes_once_they_pretend_to_have_gpus(kind_space
         assert survey([laptop], needs_of(pod), target.gpu_resource).ready, name
         assert f"pretend_gpus {name} {target.gpu_resource}" in script
         assert "tuner.simulator" in spec.argv
+
+
+def what_restricted_refuses(pod):
+    """Of the rules of https://kubernetes.io/docs/concepts/security/pod-security-standards those that trials touch."""
+    sources = {"name", "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "secret"}
+    found = [f"volume {volume['name']}" for volume in pod["volumes"] if not set(volume) <= sources]
+    for container in pod["initContainers"] + pod["containers"]:
+        own = container.get("securityContext", {})
+        both = {**pod.get("securityContext", {}), **own}
+        capabilities = own.get("capabilities", {})
+        wrong = {
+            "privilege escalation": own.get("allowPrivilegeEscalation") is not False,
+            "root": both.get("runAsNonRoot") is not True or both.get("runAsUser") == 0,
+            "seccomp": both.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"),
+            "capabilities": capabilities.get("drop") != ["ALL"] or bool(capabilities.get("add")),
+        }
+        found += [f"{what} of {container['name']}" for what, is_wrong in wrong.items() if is_wrong]
+    return found
+
+
+def test_kinds_trials_and_the_controller_run_under_restricted_pod_security(kind_space):
+    problem = problem_of(
+        evaluate(kind_space), name="kind", where=Where(simulated=False), trials=None, deadlines=Deadlines()
+    )
+    for name, pool in kind_space.spec.pools.items():
+        target = target_of(name, pool, namespace="tuner", context=None, tuner_image="sglang-tuner:kind")
+        config = next(c.config for c in problem.candidates if c.config.pool == name)
+        spec = problem.make_spec(config, f"kind-0-{config.fingerprint}", 1, 0, None, None)
+        assert what_restricted_refuses(job_manifest(spec, target, "uid")["spec"]["template"]["spec"]) == []
+        bare = dataclasses.replace(target, pod_patch={})
+        assert what_restricted_refuses(job_manifest(spec, bare, "uid")["spec"]["template"]["spec"]) != []
+    assert what_restricted_refuses({"initContainers": [], **POD}) == []
 
 
 def test_the_script_says_what_it_takes_and_parses():

@@ -42,12 +42,25 @@ class ApiError(Exception):
 
 
 class Cluster:
-    """One namespace of one cluster. `on_call` is told right before and right after each change asked for."""
+    """One namespace of one cluster. `on_call` is told right before and right after each change asked for.
 
-    def __init__(self, api: Any, namespace: str, on_call: Callable[[str], None] | None = None) -> None:
+    `log_in` makes another client after the server has refused this one's credentials: tokens are rotated. `answered`:
+    it has accepted them before.
+    """
+
+    def __init__(
+        self,
+        api: Any,
+        namespace: str,
+        on_call: Callable[[str], None] | None = None,
+        log_in: Callable[[], Any] | None = None,
+    ) -> None:
         self._api = api
         self.namespace = namespace
+        self.answered = False
         self._on_call = on_call or (lambda _said: None)
+        self._log_in = log_in
+        self._refused = False
         self._ahead = timedelta()
 
     @property
@@ -195,18 +208,31 @@ class Cluster:
         from kubernetes.client.exceptions import OpenApiException
         from urllib3.exceptions import HTTPError
 
+        request = self._authorised(method, path, query, body, types)
         try:
-            request = self._api.param_serialize(
-                method, path, None, list(query.items()), types, body, auth_settings=["BearerToken"]
-            )
             answer = self._api.call_api(*request, _request_timeout=(CONNECT_S, read_s))
             data: bytes = answer.read()
         except (HTTPError, OSError, OpenApiException) as error:
             raise ApiError(None, "Unreachable", f"no answer from {self.server}: {_innermost(error)}") from error
         self._set_clock(answer.getheader("Date"))
+        self._refused = answer.status == 401 or (answer.status == 403 and b"system:anonymous" in data)
         if answer.status >= 300:
             raise _refusal(answer.status, data, answer.getheader("Retry-After"))
+        self.answered = True
         return data
+
+    def _authorised(
+        self, method: str, path: str, query: dict[str, str], body: Json | None, types: dict[str, str]
+    ) -> Any:
+        """The request with the credentials of the moment: the client runs a kubeconfig's login command for them."""
+        try:
+            if self._refused and self._log_in is not None:
+                self._api, self._refused = self._log_in(), False
+            return self._api.param_serialize(
+                method, path, None, list(query.items()), types, body, auth_settings=["BearerToken"]
+            )
+        except Exception as error:  # the client lets out whatever its parsers and the login command raise
+            raise ApiError(401, "Unauthorized", f"no credentials for {self.server}: {error}") from error
 
     def _set_clock(self, date: str | None) -> None:
         try:
@@ -247,26 +273,28 @@ def connect(context: str | None, namespace: str | None, on_call: Callable[[str],
     Raises:
         UsageError: no kubeconfig, no such context, or one that cannot be used.
     """
+    inside, files = _inside(context), kubeconfig()
+    chosen = {} if inside else _context(context)
+    own = _own_namespace() if inside else str((chosen.get("context") or {}).get("namespace") or "default")
+    try:
+        api = _client(chosen.get("name"), files)
+    except Exception as error:  # a kubeconfig of others: the client lets out what its parsers raise
+        raise UsageError(f"kubeconfig {files}: context {context or 'current'} cannot be used: {error}") from error
+    return Cluster(api, namespace or own, on_call, lambda: _client(chosen.get("name"), files))
+
+
+def _client(context: str | None, files: str) -> Any:
+    """A client with today's credentials of a kubeconfig's context; None: those of the pod this process runs in."""
     from kubernetes import config
     from kubernetes.client import ApiClient, Configuration
 
     settings = Configuration()
-    try:
-        if _inside(context):
-            config.load_incluster_config(client_configuration=settings)
-            own = _own_namespace()
-        else:
-            chosen = _context(context)
-            own = str((chosen.get("context") or {}).get("namespace") or "default")
-            config.load_kube_config(kubeconfig(), chosen["name"], client_configuration=settings, persist_config=False)
-    except UsageError:
-        raise
-    except Exception as error:  # a kubeconfig of others: the client lets out what its parsers raise
-        raise UsageError(
-            f"kubeconfig {kubeconfig()}: context {context or 'current'} cannot be used: {error}"
-        ) from error
+    if context is None:
+        config.load_incluster_config(client_configuration=settings)
+    else:
+        config.load_kube_config(files, context, client_configuration=settings, persist_config=False)
     settings.retries = False
-    return Cluster(ApiClient(settings), namespace or own, on_call)
+    return ApiClient(settings)
 
 
 def _inside(context: str | None) -> bool:
