@@ -113,6 +113,18 @@ def test_logs_are_lines_for_people_and_what_is_stored_once_the_pod_is_gone(clust
         assert said.out.splitlines() == [f"trial {found['id']}, attempt 1", "measuring", level, "measured"]
 
 
+def test_following_ends_with_what_is_stored_when_the_controller_was_faster(cluster, monkeypatch):
+    found = json.loads(tuner("trial", "show", "0", *SPACE, "--json").out)
+    left_behind(cluster, found["id"])
+    pod = on_cluster.pod_of(on_cluster.clusters_of(None, "demo", None), uid(), found["id"])
+    looks = iter((pod, None))
+    monkeypatch.setattr(on_cluster, "pod_of", lambda *_: next(looks))
+    monkeypatch.setattr(on_cluster, "has_ended", lambda _pod: False)
+    lines = tuner("logs", "0", *SPACE, "--follow").out.splitlines()
+    assert lines[0] == f"trial {found['id']}, attempt 1"
+    assert lines[-1] == f"trial {found['id']}: measured (it has no pod any more)"
+
+
 def test_following_writes_every_line_once_until_the_end():
     log = ["tuner-record nonsense", "Traceback", "more", "end"]
     shown, slept = [], []

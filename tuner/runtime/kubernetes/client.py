@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -168,10 +169,11 @@ class Cluster:
         accept: str = _JSON,
     ) -> Json:
         data = self._request(method, path, query, body, say=say, accept=accept)
-        try:
-            document: Json = json.loads(data)
-        except ValueError as error:
-            raise ApiError(None, "NotJson", f"{self.server} does not answer like an API server") from error
+        document = None
+        with suppress(ValueError):
+            document = json.loads(data)
+        if not isinstance(document, dict):
+            raise ApiError(None, "NotJson", f"{self.server} does not answer like an API server")
         return document
 
     def _change(self, method: str, path: str, body: Json, content_type: str, say: str) -> None:
