@@ -88,11 +88,21 @@ def test_a_trial_is_shown_from_the_database_and_with_its_pod_if_there_is_one(clu
     assert said.code == 0
     assert "state: measured" in said.out
     assert "--max-running-requests" in said.out
+    assert "\nsimulated: True\n" in said.out, "the engine of this cluster is one"
+    known = json.loads(tuner("trial", "show", "0", *SPACE, "--json").out)
+    assert known["constraints"]["ttft_p95_s"] <= 0
     found = json.loads(tuner("trial", "show", "0", *SPACE, "--json", "--namespace", "demo").out)
     assert (found["state"], found["pod"], found["node"][:3] in ("amd", "nvi")) == ("measured", None, True)
     left_behind(cluster, found["id"])
     found = json.loads(tuner("trial", "show", found["id"], *SPACE, "--json", "--namespace", "demo").out)
     assert (found["pod"]["phase"], found["pod"]["node"]) == ("Succeeded", "amd-1")
+
+
+def test_a_document_is_written_for_people_with_four_digits_and_without_what_is_empty():
+    document = {"rate": 2.00000123, "gpu_seconds": 31250.4567, "levels": [{"p95_s": 1.23456789, "why": ""}], "tail": ""}
+    written = list(on_cluster.as_lines({**document, "nested": {"share": 0.0, "argv": ["a", 1.5]}}))
+    told = ["rate: 2", "gpu_seconds: 31250", "levels:", "  - p95_s 1.235", "nested:", "  share: 0", "  argv: a 1.5"]
+    assert written == told
 
 
 @pytest.mark.parametrize("asked", ["7", "c0", "twins-9-nope", "x"])
@@ -169,17 +179,29 @@ def test_objects_of_others_are_never_touched(cluster):
     assert [j["metadata"]["name"] for j in cluster.jobs()] == ["theirs"]
 
 
-def test_status_says_what_a_running_trial_does(cluster):
+def test_status_says_what_a_running_trial_does(cluster, tmp_path):
     cluster.kubelet.env["QUICK_RUNNER_S"] = "600"
     command = ("search", *SPACE, "--runtime", "kubernetes", "--new-study", "watched", "--cancel")
     env = {**os.environ, "PYTHONPATH": str(SUPPORT.parents[1])}
-    child = subprocess.Popen([sys.executable, "-c", "from tuner.cli import main; main()", *command], env=env)
+    said, asked_before = tmp_path / "said", len(cluster.requests("GET"))
+    with said.open("w") as err:
+        child = subprocess.Popen(
+            [sys.executable, "-c", "from tuner.cli import main; main()", *command], env=env, stderr=err
+        )
+
+    def seen(condition):
+        assert child.poll() is None, said.read_text()
+        return condition()
+
     try:
-        wait_for(lambda: any("tailLines" in path for path in cluster.requests("GET")), "a look at its log")
-        wait_for(lambda: shown("watched", "level 2.10 req/s: p95 1.20 s"), "the level to be shown")
-    finally:
+        looked = "tailLines"
+        wait_for(lambda: seen(lambda: looked in str(cluster.requests("GET")[asked_before:])), "a look at its log")
+        wait_for(lambda: seen(lambda: shown("watched", "level 2.10 req/s: p95 1.20 s")), "the level to be shown")
         child.send_signal(signal.SIGTERM)
-        assert child.wait(60) == 130
+        assert child.wait(60) == 130, said.read_text()
+    finally:
+        child.kill()
+        child.wait()
         del cluster.kubelet.env["QUICK_RUNNER_S"]
 
 

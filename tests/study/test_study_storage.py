@@ -4,6 +4,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import sqlalchemy.event
+from sqlalchemy.engine import Engine
 
 from tuner.errors import UsageError
 from tuner.study.storage import network_filesystem, open_storage
@@ -82,6 +84,36 @@ def test_a_database_of_another_optuna_is_refused(tmp_path):
     connection.close()
     with pytest.raises(UsageError, match="optuna storage upgrade"):
         open_storage(str(path))
+
+
+def made_while_another_comes(address, at):
+    """Make the database; another opens it right before the write with the number `at`. How many writes there were."""
+    writes, visitors = [], []
+
+    def before(_connection, _cursor, statement, *_):
+        if not visitors and statement.lstrip().startswith(("CREATE", "INSERT")):
+            writes.append(statement)
+            if len(writes) == at:
+                visitors.append("now")
+                visitors.append(open_storage(address))
+
+    sqlalchemy.event.listen(Engine, "before_cursor_execute", before)
+    try:
+        storage = open_storage(address)
+    finally:
+        sqlalchemy.event.remove(Engine, "before_cursor_execute", before)
+    for one in (storage, *visitors[1:]):
+        assert one.backend.get_all_studies() == []
+        one.close()
+    return len(writes)
+
+
+def test_a_status_asked_for_while_the_search_makes_its_database_disturbs_neither(tmp_path):
+    """Optuna looks which tables are missing and then makes them: whoever comes between finds them made."""
+    count = made_while_another_comes(str(tmp_path / "alone.db"), 0)
+    assert count > 10
+    for at in (1, count // 2, count):
+        assert made_while_another_comes(str(tmp_path / f"{at}.db"), at) == at
 
 
 @pytest.mark.parametrize("address", ["sqlite://", "sqlite:///:memory:"])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from support.clusters import UID, runtime_on, site_on, spec_of, target
 from support.fake_cluster import FakeCluster
+from support.fake_cluster.store import stamp
 from support.kube_cases import QUICK
 from support.trials import wait_for
 
@@ -281,6 +283,39 @@ def test_an_image_that_does_not_exist_ends_the_search_and_leaves_nothing(cluster
         ended(runtime)
     runtime.close()
     clean(cluster)
+
+
+@pytest.mark.parametrize("before", ["ended by itself", "was evicted", "runs", "runs since another controller"])
+def test_an_image_that_is_gone_after_a_trial_ran_costs_the_next_trial_only(slow, before):
+    """Whatever became of the trial that ran: what is wrong now was not wrong in the space file."""
+    if before == "ended by itself":
+        slow.kubelet.env["QUICK_RUNNER_S"] = "0.1"
+    if before == "was evicted":
+        slow.plan("evict")
+    runtime = runtime_on(slow)
+    runtime.start(spec_of("t-1"))
+    if before in ("ended by itself", "was evicted"):
+        ended(runtime)
+    else:
+        has_run_for_a_minute(slow, *running(slow))
+    slow.kubelet.missing_images.add("stock:1")
+    runtime.start(spec_of("t-2"))
+    if before == "runs since another controller":
+        wait_for(lambda: "ImagePullBackOff" in str(slow.pods()), "the pull to fail")
+        runtime.close()
+        runtime = runtime_on(slow)
+        assert runtime.reconcile(UID, {"t-2": 1, "t-1": 1}) == {"t-2": "running", "t-1": "running"}
+    (notice,) = ended(runtime)
+    failure = notice.result.failure
+    assert (notice.trial_id, failure.failure_class, failure.kind) == ("t-2", "infrastructure", "image_pull")
+
+
+def has_run_for_a_minute(cluster, pod):
+    def change(held):
+        (status,) = held["status"]["containerStatuses"]
+        status["state"]["running"]["startedAt"] = stamp(datetime.now(UTC) - timedelta(minutes=1))
+
+    cluster.store.update("pods", "demo", pod["metadata"]["name"], change)
 
 
 # --- what happens to pods

@@ -49,7 +49,8 @@ def test_a_search_survives_what_a_weekend_brings(tmp_path):
         finally:
             end(zygote)
         kinds = Counter((t["attrs"].get("failure") or "").partition(":")[0] for t in report["trials"])
-        assert report["codes"] == [-signal.SIGKILL] * len(kills) + [0], (tmp_path / "zygote.log").read_text()[-3000:]
+        why = report["outcome"], (tmp_path / "zygote.log").read_text()[-3000:]
+        assert report["codes"] == [-signal.SIGKILL] * len(kills) + [0], why
         assert report["outcome"]["counted"] == 8, report["outcome"]
         assert_told_once(report, 8)
         assert [plan.what for plan in (oom, lost, evicted, pressed, image) if not plan.done] == []
