@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from support.cli import tuner
@@ -123,6 +125,18 @@ def test_logs_are_lines_for_people_and_what_is_stored_once_the_pod_is_gone(clust
         assert said.out.splitlines() == [f"trial {found['id']}, attempt 1", "measuring", level, "measured"]
 
 
+def test_following_ends_with_what_is_stored_when_the_controller_was_faster(cluster, monkeypatch):
+    found = json.loads(tuner("trial", "show", "0", *SPACE, "--json").out)
+    left_behind(cluster, found["id"])
+    pod = on_cluster.pod_of(on_cluster.clusters_of(None, "demo", None), uid(), found["id"])
+    looks = iter((pod, None))
+    monkeypatch.setattr(on_cluster, "pod_of", lambda *_: next(looks))
+    monkeypatch.setattr(on_cluster, "has_ended", lambda _pod: False)
+    lines = tuner("logs", "0", *SPACE, "--follow").out.splitlines()
+    assert lines[0] == f"trial {found['id']}, attempt 1"
+    assert lines[-1] == f"trial {found['id']}: measured (it has no pod any more)"
+
+
 def test_following_writes_every_line_once_until_the_end():
     log = ["tuner-record nonsense", "Traceback", "more", "end"]
     shown, slept = [], []
@@ -228,3 +242,19 @@ def test_a_stopped_search_drains_or_cancels_as_asked(cluster, tmp_path, option, 
     assert (trials["measured"] >= 1, trials["running"] == 0) == (drained, drained)
     assert ("waiting for the running trials" in said.err) == drained
     wait_for(lambda: not cluster.jobs() and not cluster.processes(), "no trial to be left")
+
+
+def test_the_pages_way_without_a_tuner_lets_go_of_a_pod(cluster):
+    """What docs/troubleshooting.md has kubectl send, and to which pods."""
+    left_behind(cluster)
+    page = (Path(__file__).parents[1] / "docs" / "troubleshooting.md").read_text()
+    (patch,) = re.findall(r"--type strategic --patch '(.+)'$", page, re.MULTILINE)
+    (selector,) = re.findall(r"kubectl get pods --selector (\S+)", page)
+    key, _, value = selector.partition("=")
+    (pod,) = [pod for pod in cluster.pods() if pod["metadata"]["labels"][key] == value]
+    cluster.store.delete("jobs", "demo", cluster.jobs()[0]["metadata"]["name"])
+    assert cluster.pods(), "the finalizer holds it"
+    path = f"{cluster.server.url}/api/v1/namespaces/demo/pods/{pod['metadata']['name']}"
+    kind = {"Content-Type": "application/strategic-merge-patch+json"}
+    urlopen(Request(path, patch.encode(), kind, method="PATCH"), timeout=30).close()
+    wait_for(lambda: not cluster.pods(), "the pod to go")

@@ -31,7 +31,8 @@ up() {
 
 search() {
   kube delete job tuner-search --ignore-not-found --cascade=foreground # of an earlier search, whose study goes on
-  kube create configmap tuner-space --from-file=k8s/kind/space.yaml --dry-run=client --output yaml | kube apply --filename -
+  kube create configmap tuner-space --from-literal=space.yaml="$(sed "s|sglang-tuner:kind|$IMAGE|" k8s/kind/space.yaml)" \
+    --dry-run=client --output yaml | kube apply --filename -
   sed "s|sglang-tuner:VERSION|$IMAGE|" k8s/search-job.yaml | kube apply --filename -
   kube wait job/tuner-search --for=jsonpath='{.status.ready}'=1 --timeout=180s
   kube logs --follow job/tuner-search

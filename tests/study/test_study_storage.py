@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -82,8 +83,18 @@ def test_a_database_of_another_optuna_is_refused(tmp_path):
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'v0.0.1'")
     connection.close()
-    with pytest.raises(UsageError, match="optuna storage upgrade"):
+    with pytest.raises(UsageError, match="optuna storage upgrade") as caught:
         open_storage(str(path))
+    assert caught.value.__cause__ is not None  # what it refers to is still there, and yet:
+    assert str(path) not in open_files(), "a refused database is left open"
+
+
+def open_files():
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.append(str(link.readlink()))
+    return found
 
 
 def made_while_another_comes(address, at):

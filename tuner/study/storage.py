@@ -100,11 +100,24 @@ def open_storage(address: str, *, must_exist: bool = False) -> Storage:
     return Storage(backend, label, path)
 
 
+class _Backend(RDBStorage):
+    """Optuna's, which gives its connections back also where opening it fails half-way."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        try:
+            super().__init__(url, **options)
+        except BaseException:
+            if hasattr(self, "scoped_session"):
+                self.scoped_session.remove()
+                self.engine.dispose()
+            raise
+
+
 def _backend(url: URL) -> RDBStorage:
     """Optuna looks which of its tables are missing and then makes them: whoever else does so meanwhile fails."""
     for attempt in range(1, _OPENINGS + 1):
         try:
-            return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=_engine_options(url))
+            return _Backend(url.render_as_string(hide_password=False), engine_kwargs=_engine_options(url))
         except sqlalchemy.exc.DBAPIError as exc:
             if attempt == _OPENINGS or not _made_meanwhile(exc):
                 raise

@@ -521,6 +521,33 @@ def test_a_kubeconfig_that_does_not_help_is_named(cluster, kubeconfig, monkeypat
         connect(context, None)
 
 
+@pytest.mark.parametrize(
+    ("text", "context", "says"),
+    [
+        ("", None, "no usable kubeconfig at .*empty"),
+        ("a: [", None, "no usable kubeconfig at .*while parsing a flow node"),
+        ("- a", None, "its shape is not a kubeconfig's"),
+        ("current-context: gone", None, "the current context gone: not in"),
+        ("contexts: [{name: a, context: {}}]", None, r"has no current context; name one with --context \(a\)"),
+        ("contexts: [{name: a, context: {cluster: c, user: u}}]", "a", "context a cannot be used: .*clusters"),
+    ],
+)
+def test_what_is_wrong_with_a_kubeconfig_is_said(tmp_path, monkeypatch, text, context, says):
+    (tmp_path / "config").write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    with pytest.raises(UsageError, match=says):
+        connect(context, None)
+
+
+def test_of_several_kubeconfigs_the_first_says_which_context_is_current(cluster, tmp_path, monkeypatch):
+    """As kubectl has it: trials must not go to another cluster than the one that it shows."""
+    mine = cluster.kubeconfig(tmp_path / "mine", contexts=("mine", "spare"), namespace="of-mine")
+    theirs = cluster.kubeconfig(tmp_path / "theirs", contexts=("theirs",), namespace="of-theirs")
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path / 'none'}:{mine}:{theirs}")
+    assert connect(None, None).namespace == "of-mine"
+    assert connect("theirs", None).namespace == "of-theirs"
+
+
 def test_the_namespace_is_the_contexts_own_unless_it_is_given(cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(tmp_path / "config", namespace="theirs")))
     assert connect(None, None).namespace == "theirs"

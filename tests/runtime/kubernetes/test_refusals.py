@@ -36,6 +36,8 @@ TERMINATING = "unable to create new content in namespace ns because it is being 
         (500, "InternalError", "failed calling webhook", "waiting", "", "500"),
         (503, "ServiceUnavailable", "", "waiting", "", "busy"),
         (504, "Timeout", "", "waiting", "", "busy"),
+        (302, "", "", "waiting", "", "busy"),
+        (521, "", "web server is down", "waiting", "", "521"),
         (410, "Expired", "too old resource version", "waiting", "", "410"),
         (409, "Conflict", "the object has been modified", "waiting", "", "modified"),
         (409, "AlreadyExists", 'jobs.batch "x" already exists', "infrastructure", "name_taken", "already exists"),

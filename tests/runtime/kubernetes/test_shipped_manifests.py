@@ -239,6 +239,25 @@ def test_the_script_advertises_gpus_by_a_patch_of_the_nodes_capacity(tmp_path):
     assert all("--subresource=status" in shlex.split(line) for line in patches)
 
 
+def test_the_script_puts_its_image_everywhere(tmp_path):
+    """Against a kubectl that writes down what it is asked and given."""
+    for program in ("kind", "make", "kubectl"):
+        path = tmp_path / program
+        path.write_text(
+            f'#!/bin/sh\nprintf "%s\n" "$*" >> {tmp_path}/asked\n'
+            f'case "$*" in *"apply --filename -"*) cat >> {tmp_path}/asked;; esac\n'
+        )
+        path.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "KUBECONFIG": str(tmp_path / "kubeconfig"), "IMAGE": "mine:7"}
+    subprocess.run([str(KIND / "run.sh"), "search"], check=True, timeout=30, capture_output=True, env=env)
+    asked = (tmp_path / "asked").read_text()
+
+    assert asked.count("image: mine:7") == 3  # two pools and the controller
+    assert "value: mine:7" in asked
+    assert "sglang-tuner:kind" not in asked
+    assert "sglang-tuner:VERSION" not in asked
+
+
 def test_the_readmes_commands_name_files_that_exist():
     text = (KIND / "README.md").read_text()
 

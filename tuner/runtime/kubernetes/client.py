@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -168,10 +169,11 @@ class Cluster:
         accept: str = _JSON,
     ) -> Json:
         data = self._request(method, path, query, body, say=say, accept=accept)
-        try:
-            document: Json = json.loads(data)
-        except ValueError as error:
-            raise ApiError(None, "NotJson", f"{self.server} does not answer like an API server") from error
+        document = None
+        with suppress(ValueError):
+            document = json.loads(data)
+        if not isinstance(document, dict):
+            raise ApiError(None, "NotJson", f"{self.server} does not answer like an API server")
         return document
 
     def _change(self, method: str, path: str, body: Json, content_type: str, say: str) -> None:
@@ -274,7 +276,7 @@ def connect(context: str | None, namespace: str | None, on_call: Callable[[str],
         UsageError: no kubeconfig, no such context, or one that cannot be used.
     """
     inside, files = _inside(context), kubeconfig()
-    chosen = {} if inside else _context(context)
+    chosen = {} if inside else _context(context, files)
     own = _own_namespace() if inside else str((chosen.get("context") or {}).get("namespace") or "default")
     try:
         api = _client(chosen.get("name"), files)
@@ -301,7 +303,7 @@ def _inside(context: str | None) -> bool:
     """In a pod, unless a kubeconfig is asked for."""
     return (
         context is None
-        and "KUBECONFIG" not in os.environ
+        and not os.environ.get("KUBECONFIG")
         and "KUBERNETES_SERVICE_HOST" in os.environ
         and (_SERVICE_ACCOUNT / "token").exists()
     )
@@ -314,19 +316,37 @@ def _own_namespace() -> str:
         return "default"
 
 
-def _context(wanted: str | None) -> Json:
-    from kubernetes import config
+def _context(wanted: str | None, files: str) -> Json:
+    contexts, current = _contexts(files)
+    names = sorted(contexts)
+    if wanted is None and not current:
+        raise UsageError(f"kubeconfig {files}: has no current context; name one with --context ({', '.join(names)})")
+    name = wanted or current
+    if name not in contexts:
+        what = f"context {name}" if wanted else f"the current context {name}"
+        raise UsageError(f"{what}: not in {files} ({', '.join(names)}){did_you_mean(name, names)}")
+    return contexts[name]
 
+
+def _contexts(files: str) -> tuple[dict[str, Json], str]:
+    """All contexts of these files and the current one, "" if there is none.
+
+    As kubectl reads them: of several files the first that says which is current counts. The client takes the last.
+    """
+    from kubernetes.config.kube_config import KubeConfigMerger
+
+    if not any(Path(file).expanduser().exists() for file in files.split(os.pathsep) if file):
+        raise _no_kubeconfig(files, "no such file")
     try:
-        contexts, current = config.list_kube_config_contexts(kubeconfig())
-    except config.ConfigException as error:
-        raise UsageError(
-            f"no usable kubeconfig at {kubeconfig()}: {error}; set KUBECONFIG, or try --runtime simulated"
-        ) from error
-    if wanted is None:
-        return dict(current)
-    for found in contexts:
-        if found["name"] == wanted:
-            return dict(found)
-    names = [str(found["name"]) for found in contexts]
-    raise UsageError(f"context {wanted}: not in {kubeconfig()} ({', '.join(names)}){did_you_mean(wanted, names)}")
+        read = KubeConfigMerger(files)
+        contexts = {str(node.value["name"]): dict(node.value) for node in read.config.value["contexts"]}
+        current = next((str(now) for file in read.config_files.values() if (now := file.get("current-context"))), "")
+    except (TypeError, AttributeError, KeyError) as error:
+        raise _no_kubeconfig(files, "its shape is not a kubeconfig's") from error
+    except Exception as error:  # files of others: the client lets out what its parsers raise
+        raise _no_kubeconfig(files, " ".join(str(error).split())) from error
+    return contexts, current
+
+
+def _no_kubeconfig(files: str, why: str) -> UsageError:
+    return UsageError(f"no usable kubeconfig at {files}: {why}; set KUBECONFIG, or try --runtime simulated")

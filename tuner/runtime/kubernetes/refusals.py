@@ -19,7 +19,8 @@ _FORBIDDEN = re.compile(r'cannot (?P<verb>\S+) resource "(?P<resource>[^"]+)"')
 _NAMESPACE = re.compile(r'namespaces? "(?P<name>[^"]+)" not found')
 _INVALID = re.compile(r"is invalid: (?P<problem>.+)", re.DOTALL)
 _ANONYMOUS = 'User "system:anonymous"'
-_PASSING_STATUS = frozenset([408, 410, 425, 429, 500, 502, 503, 504])
+_PASSING_STATUS = frozenset([*range(300, 400), 408, 410, 425, 429, *range(500, 600)])
+"""A server or what stands before it that is not itself; a redirection is a proxy's, no API server sends one."""
 
 
 def call_refused(status: int | None, reason: str, message: str, expected: Expectation, doing: str) -> Verdict:
