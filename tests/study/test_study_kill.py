@@ -113,7 +113,7 @@ def test_a_kill_at_any_write_is_survived(database, when, survives, n):
 RECHECK = ["ask", "spec", "result", "tell"]
 
 
-@pytest.mark.parametrize("write", ["ask", "config", "fingerprint", "proposal", "spec"])
+@pytest.mark.parametrize("write", ["ask", "spec"])
 def test_a_kill_before_a_trial_starts_leaves_its_like_as_it_would_have_been(tmp_path, write):
     """Same configuration, same attempt, same traffic: a trial that never ran is no earlier attempt."""
     told = []
