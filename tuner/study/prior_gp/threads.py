@@ -1,8 +1,8 @@
 """One BLAS thread while the sampler thinks.
 
-Its matrices are small: more threads make a choice no faster, they spin. On two busy cores one choice took nine times
-the CPU time, and the last digits, hence a resumed search, depended on the number of cores. numpy and scipy bring an
-OpenBLAS each; its own switch leaves the environment alone, which engines inherit. With another BLAS nothing happens.
+Its matrices are small: more threads make a choice no faster, they spin; on two busy cores one choice took nine times the
+CPU time. numpy and scipy bring an OpenBLAS each; its own switch leaves the environment alone, which engines inherit.
+With another BLAS nothing happens.
 """
 
 from __future__ import annotations
