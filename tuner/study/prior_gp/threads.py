@@ -1,7 +1,7 @@
 """One BLAS thread while the sampler thinks.
 
 Its matrices are small: more threads make a choice no faster, they spin; on two busy cores one choice took nine times
-the CPU time. numpy and scipy bring an OpenBLAS each; its own switch leaves the environment alone, which engines inherit.
+the CPU time. numpy and scipy bring an OpenBLAS each. Its own switch is used since engines inherit the environment.
 With another BLAS nothing happens.
 """
 
