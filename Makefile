@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/pytest -n auto --ignore=tests/e2e $(PYTEST_ARGS)
 
-check: lint types layers schema-check
+check: lint types layers schema-check lock-check
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -40,6 +40,11 @@ docs: $(VENV)/.installed-dev
 .PHONY: schema-check
 schema-check: $(VENV)/.installed-dev
 	$(BIN)/python -m tuner.space.schema | diff - search_spaces/space.schema.json
+
+# What is installed, which is the lock, has everything that its packages ask for.
+.PHONY: lock-check
+lock-check: $(VENV)/.installed-dev
+	$(BIN)/python -m pip check --disable-pip-version-check
 
 lock: $(VENV)/.installed-dev
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links -q pyproject.toml -o requirements.txt
@@ -90,5 +95,4 @@ $(VENV)/.installed: $(VENV)/bin/python requirements.txt pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet --require-hashes --no-deps -r requirements-dev.txt
-	$(BIN)/python -m pip check --disable-pip-version-check
 	touch $@

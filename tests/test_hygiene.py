@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -93,6 +94,13 @@ def commands():
     """Every `tuner ...` line of README's shell blocks, without its comment."""
     lines = [line.strip() for block in shell_blocks() for line in block.replace("\\\n", " ").splitlines()]
     return [shlex.split(line, comments=True) for line in lines if line.startswith("tuner ")]
+
+
+def test_every_program_make_calls_is_among_the_pinned():
+    """`make lock` called a uv that nobody had installed."""
+    called = set(re.findall(r"\$\(BIN\)/([a-z][-a-z]*)", text_of(ROOT / "Makefile")))
+    assert {"uv", "ruff", "pytest"} <= called
+    assert not [name for name in called if not (Path(sys.executable).parent / name).exists()]
 
 
 def test_pip_installs_a_lock_as_it_stands():

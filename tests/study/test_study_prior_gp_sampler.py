@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support.fake_runtime import FakeCluster
 from support.problems import ENGINE_DEFAULT, a_config, a_problem, failed, infeasible, measured, raced_out
 from support.worlds import World, duration_s
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from tuner.errors import UsageError
 from tuner.study import alternatives
@@ -22,7 +23,7 @@ from tuner.study.events import StopOffered
 from tuner.study.history import PastTrial
 from tuner.study.incumbent import by_posterior, cost_to_beat
 from tuner.study.params import distributions
-from tuner.study.prior_gp import acquisition, beliefs, threads
+from tuner.study.prior_gp import acquisition, beliefs, proposal
 from tuner.study.prior_gp.observations import observe
 from tuner.study.prior_gp.proposal import propose
 from tuner.study.prior_gp.sampler import PriorGPSampler
@@ -84,29 +85,25 @@ def test_before_any_trial_the_engine_models_best_that_fits_is_proposed():
     assert chosen.candidate.predicted_usd_per_million == min(c.predicted_usd_per_million for c in fitting)
 
 
-def test_the_sampler_thinks_with_one_blas_thread_and_gives_the_others_back():
-    switches = threads._switches()
-    if not switches:
-        pytest.skip("no OpenBLAS in this process")
-    before = [get() for get, _ in switches]
-    try:
-        for _, put in switches:
-            put(2)
-        with threads.one_blas_thread():
-            assert [get() for get, _ in switches] == [1] * len(switches)
-        assert [get() for get, _ in switches] == [2] * len(switches)
-    finally:
-        for (_, put), count in zip(switches, before, strict=True):
-            put(count)
+def blas_threads():
+    return [pool["num_threads"] for pool in ThreadpoolController().info() if pool["user_api"] == "blas"]
 
 
-def test_what_a_search_asks_of_the_sampler_takes_one_blas_thread(monkeypatch):
-    set_to = []
-    monkeypatch.setattr(threads, "_switches", lambda: [(lambda: 2, set_to.append)])
-    propose(PROBLEM, [], number=0, seed=1)
-    assert set_to == [1, 2]
-    beliefs.measured_posterior(table_of(PROBLEM), [])
-    assert set_to == [1, 2] * 2
+def test_the_sampler_thinks_with_one_blas_thread_and_gives_the_others_back(monkeypatch):
+    seen = []
+
+    def watched(*args):
+        seen.append(blas_threads())
+        return observe(*args)
+
+    monkeypatch.setattr(proposal, "observe", watched)
+    monkeypatch.setattr(beliefs, "observe", watched)
+    with threadpool_limits(2, user_api="blas"):
+        before = blas_threads()
+        propose(PROBLEM, [], number=0, seed=1)
+        beliefs.measured_posterior(table_of(PROBLEM), [])
+        assert before == blas_threads() == [2] * len(before), "as many as there were"
+    assert seen == [[1] * len(before)] * 2
 
 
 def test_an_engine_model_that_is_right_is_believed_with_its_offset_and_slope():
