@@ -111,6 +111,7 @@ th{font-weight:600}
 td:last-child{min-width:15em}
 .r{text-align:right;white-space:nowrap}
 td.r:last-child{min-width:0}
+.lv :is(th,td):nth-child(n+3):nth-child(-n+7){text-align:right}
 pre{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:10px 12px;overflow-x:auto;font:13px/1.45 ui-monospace,"SF Mono",Menlo,"DejaVu Sans Mono",monospace;margin:8px 0}
 dl{display:grid;grid-template-columns:minmax(110px,max-content) minmax(0,1fr);gap:2px 16px;margin:8px 0;font-size:.875rem}
 dt{color:var(--muted)}
