@@ -52,7 +52,7 @@ TEXTS = ("text", "muted", "link", "good", "bad", "k1", "k2", "k3", "k4", "k5", "
 
 _RULES = """
 *{box-sizing:border-box}
-html{-webkit-text-size-adjust:100%}
+html{-webkit-text-size-adjust:100%;scroll-padding-top:64px}
 body{margin:0;background:var(--bg);color:var(--text);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 header,main,footer{max-width:1140px;margin:0 auto;padding:0 20px}
 h1{font-size:1.7rem;margin:24px 0 4px;line-height:1.2;overflow-wrap:anywhere}
