@@ -112,7 +112,9 @@ def _command(f: Figures, best: Figures | None) -> str:
     here, there = differences(args, best.args or best.argv)
     if not here and not there:
         return paragraph("Launched like the best one.")
-    return paragraph("Launched like the best one but for:") + block(
+    set_here = {line.split(maxsplit=1)[0] for line in here}
+    there = [line for line in there if line.split(maxsplit=1)[0] not in set_here]  # the best one's value stands with it
+    return paragraph("Launched like the best one but for (+ so here, - not set here):") + block(
         "\n".join([*(f"+ {line}" for line in here), *(f"- {line}" for line in there)])
     )
 
