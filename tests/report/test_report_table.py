@@ -52,7 +52,7 @@ def test_a_study_without_a_feasible_trial_shows_the_nearest_miss_and_by_how_much
     summary = a_summary(tmp_path, infeasible)
     assert "no configuration meets the limits (TTFT p95 <= 5 s" in shown(summary)
     assert "TTFT p95 7.5 s" in nearest_miss(summary)
-    assert "ttft_p95_s is over by 50%" in nearest_miss(summary)
+    assert "TTFT p95 is over by 50%" in nearest_miss(summary)
 
 
 def test_one_common_reason_is_said_first(tmp_path):
