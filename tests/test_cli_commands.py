@@ -305,7 +305,7 @@ def test_a_limit_nothing_meets_ends_with_the_nearest_miss():
     said = tuner(*SEARCH)
     assert EXIT_NOTHING_FEASIBLE == said.code
     assert "search: ended, nothing tried meets the limits" in said.out
-    assert re.search(r"nearest miss: trial \d+, TTFT p95 0.\d+ s .*; ttft_p95_s is over by \d+%", said.out)
+    assert re.search(r"nearest miss: trial \d+, TTFT p95 0.\d+ s .*; TTFT p95 is over by \d+%", said.out)
     assert "tuner: no configuration tried meets the limits" in said.err
     exported = tuner("export", "helm", "--space", "space.yaml", "--allow-simulated", "--force", "--output", "v.yaml")
     assert (EXIT_NOTHING_FEASIBLE, "") == (exported.code, exported.out)
