@@ -47,7 +47,7 @@ DARK = {
     "c3": "#5fd38d",
     "c4": "#cfa6ff",
 }
-TEXTS = ("text", "muted", "link", "good", "bad", "k1", "k2", "k3", "k4", "k5", "c1", "c2", "c3", "c4")
+TEXTS = ("text", "muted", "link", "good", "bad", "warn", "k1", "k2", "k3", "k4", "k5", "c1", "c2", "c3", "c4")
 """What letters and marks are drawn in, on `bg` and on `card`."""
 
 _RULES = """
