@@ -561,6 +561,8 @@ def test_the_simulated_engine_refuses_bad_options_as_sglang_does(args, words):
 
 def test_help_and_version():
     assert (0, True) == (tuner("--help").code, "search" in tuner("--help").out)
+    listed = re.findall(r"^\W+([a-z]+) {2,}[A-Z]", tuner("--help").out.split("Commands")[1], re.MULTILINE)
+    assert ["init", "validate", "plan", "doctor", "search"] == listed[:5], "in the order of their use"
     assert 0 == tuner("engine", "--help").code
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*\n", tuner("--version").out)
     assert EXIT_USAGE == tuner().code

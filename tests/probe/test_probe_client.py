@@ -175,6 +175,20 @@ def test_every_failure_has_its_word(blocks, then, word):
     assert word in client.messages
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b'{"choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":5,"completion_tokens":2}}', "not stream"),
+        (TOKEN + USAGE, "without [DONE]"),
+        (TOKEN + DONE, "no usage"),
+    ],
+)
+def test_an_answer_of_another_kind_says_what_is_missing(answer, words):
+    (_,), _, client, _ = ask([([HEAD, chunk(answer) + b"0\r\n\r\n"], KEEP)])
+    (message,) = client.messages.values()
+    assert words in message
+
+
 def test_another_number_of_tokens_than_asked_for_is_a_failure():
     (record,), _, client, _ = ask([([GOOD], KEEP)], expected=3)
     assert record.error == "token_count"

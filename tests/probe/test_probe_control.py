@@ -73,6 +73,17 @@ def test_an_answer_of_another_shape_is_unreachable():
     with_engine(use)
 
 
+@pytest.mark.parametrize(("answer", "healthy"), [({}, True), (None, True), ("gone", False)])
+def test_whoever_answers_is_healthy_with_or_without_such_a_path(answer, healthy):
+    async def use(control, engine):
+        engine.answers["/health"] = answer
+        if answer == "gone":
+            engine.die()
+        return await control.healthy()
+
+    assert with_engine(use) is healthy
+
+
 def test_refused_flushes_are_seen():
     async def use(control, engine):
         return await control.flush_cache()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tuner.probe.client import Order, StreamClient
 from tuner.probe.connection import Connection, Exchange
+from tuner.probe.gathering import Gathering
 from tuner.probe.sse import StreamedAnswer
 
 DATA = Path(__file__).parent / "data"
@@ -141,7 +142,7 @@ def understood(reads: list[bytes]):
     """What one connection makes of these reads, without its times."""
 
     async def main():
-        connection = Connection(lambda: 1.0)
+        connection = Connection(lambda: 1.0, Gathering())
         connection.connection_made(Nowhere())
         exchange = Exchange(lambda _: None)
         connection.start(exchange, b"")

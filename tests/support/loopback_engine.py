@@ -29,6 +29,7 @@ class LoopbackEngine:
     tokenizes: bool = True
     flushes: bool = True
     caches: bool = True
+    reports_cached: bool = True
     miscounts: int = 0
     fault: Callable[[int], str] = lambda number: ""
     requests: int = 0
@@ -87,11 +88,14 @@ class LoopbackEngine:
                 "max_running_requests": self.reported_slots,
             },
             "/v1/models": {"data": [{"id": "tiny"}]},
-            "/flush_cache": {} if self.flushes else None,
+            "/flush_cache": {},
             "/v1/tokenize": self._tokenize(document) if self.tokenizes and path == "/v1/tokenize" else None,
         }  # fmt: skip
         if path == "/flush_cache" and self.flushes:
             self.seen.clear()
+        if path == "/flush_cache" and not self.flushes and path not in self.answers:
+            self._plain(writer, 400, b"Flush cache failed.")
+            return
         if path == "/metrics":
             self._plain(writer, 200, b'sglang:num_retracted_reqs{tp_rank="0"} 2.0\nsglang:fwd_occupancy NaN\n')
             return
@@ -129,7 +133,7 @@ class LoopbackEngine:
         usage = {
             "prompt_tokens": len(words) + (self.overhead if chat else 0) + self.miscounts,
             "completion_tokens": 0 if fault else document["max_tokens"],
-            "prompt_tokens_details": {"cached_tokens": cached},
+            "prompt_tokens_details": {"cached_tokens": cached} if self.reports_cached else None,
         }
         self._event(writer, {"choices": [], "usage": usage})
         self._chunk(writer, b"data: [DONE]\n\n")

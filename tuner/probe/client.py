@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from tuner.probe.connection import Connection, Exchange
 from tuner.probe.events import RequestRecord
+from tuner.probe.gathering import Gathering
 from tuner.probe.sse import StreamedAnswer
 
 CONNECT_S = 10.0
@@ -91,9 +92,12 @@ class StreamClient:
         """Connections kept open beyond those in use: opening one takes time that a due request does not have."""
         self._opening: asyncio.Task[None] | None = None
         self._idle: list[Connection] = []
+        self.gathering = Gathering()
         self._forgiven = 0
         self.resent = 0
         """Requests asked once more, on a new connection: a kept one had been closed, and not a byte had come."""
+        self.cached_told = False
+        """Whether any answer said how much of its prompt was in the cache."""
         self.messages: dict[str, str] = {}
         self.gaps: dict[int, Counter[int]] = {}
         """Counted gaps between chunks by level (`tuner.probe.gaps`)."""
@@ -161,7 +165,7 @@ class StreamClient:
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
-        opening = loop.create_connection(lambda: Connection(self._clock), self._host, self._port)
+        opening = loop.create_connection(lambda: Connection(self._clock, self.gathering), self._host, self._port)
         _, connection = await asyncio.wait_for(opening, CONNECT_S)
         return connection
 
@@ -220,6 +224,9 @@ class StreamClient:
         if error is None and not _as_asked(answer, order.expected_tokens):
             error = "token_count"
             answer.message = f"{answer.output_tokens} tokens were counted, {order.expected_tokens} were asked for"
+            if answer.output_tokens <= 0 or answer.input_tokens <= 0:
+                answer.message = "the answer has no usage, or none but zeros: its tokens cannot be counted"
+        self.cached_told = self.cached_told or answer.cached_told
         if error is not None:
             told = answer.message if self._quote or error in _OURS else "(not shown: it may repeat a prompt)"
             self.messages.setdefault(error, told)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tuner.errors import EXIT_NOTHING_FEASIBLE, EXIT_OK, EXIT_UNCONFIRMED, RuntimeUnusable, UsageError
+from tuner.errors import EXIT_INTERRUPTED, EXIT_NOTHING_FEASIBLE, EXIT_OK, EXIT_UNCONFIRMED, RuntimeUnusable, UsageError
 from tuner.probe.capacity import CapacitySearch
 from tuner.probe.control import total_max_running
 from tuner.probe.events import RequestRecord
@@ -103,7 +103,7 @@ class ProbeRequest:
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """The document to show, and the exit code it means."""
+    """The document to show, and the exit code it means. A run that was stopped has its figures all the same."""
 
     document: dict[str, Any]
     exit_code: int
@@ -185,13 +185,15 @@ async def probe_endpoint(request: ProbeRequest, watch: Watch) -> ProbeAnswer:
         first_token_s=FIRST_TOKEN_S,
         watch=watch,
         model=request.model,
+        estimate=True,
     )
     records = made[-1].book.flights.records if made else []
     if request.records is not None:
         _write_records(request.records, records)
     sent_for_s = made[-1].sent_for_s if made and isinstance(made[-1], SteadyLoad) else None
-    document = document_of(request, workload, report, records, sent_for_s)
-    return ProbeAnswer(document, _exit_code(request, report))
+    reasons = _reasons(report, stopped=watch.stop_requested())
+    document = document_of(request, workload, report, records, sent_for_s, reasons)
+    return ProbeAnswer(document, EXIT_INTERRUPTED if watch.stop_requested() else _exit_code(request, report))
 
 
 async def _answers(base_url: str) -> None:
@@ -229,6 +231,7 @@ def document_of(
     report: ProbeReport,
     records: list[RequestRecord],
     sent_for_s: float | None,
+    reasons: list[str],
 ) -> dict[str, Any]:
     """The JSON document: figures of the steady level, or of the highest rate that held.
 
@@ -237,7 +240,6 @@ def document_of(
     outcome = report.outcome
     shown = [r for r in records if r.level == outcome.shown_level]
     good = [r for r in shown if r.error is None]
-    reasons = _reasons(report)
     client = report.client
     document: dict[str, Any] = {
         "valid": not reasons,
@@ -250,7 +252,7 @@ def document_of(
         **_times(good, len(shown) - len(good)),
         "chunk_gap_p95_s": gap_quantile_s(report.chunk_gaps.get(outcome.shown_level, {}), 0.95),
         "output_tokens_per_s": _output_rate(report, shown, sent_for_s),
-        "cached_fraction": achieved_cached_share(good) if good else None,
+        "cached_fraction": achieved_cached_share(good) if good and client.get("cached_told") else None,
         "cached_fraction_offered": workload.cached_fraction,
         "cached_fraction_by_counters": client.get("cached_share_by_counters"),
         "prompts": asdict(workload.traffic) if workload.traffic else "builtin",
@@ -275,9 +277,11 @@ def document_of(
     return document
 
 
-def _reasons(report: ProbeReport) -> list[str]:
+def _reasons(report: ProbeReport, *, stopped: bool) -> list[str]:
     reasons = [f"{r.kind}: {r.message}" for r in report.reasons]
-    if report.outcome.state == "failed":
+    if stopped:
+        reasons.append("interrupted: stopped before its end; requests under way then are in no figure")
+    elif report.outcome.state == "failed":
         reasons.append(f"{report.outcome.kind or 'failed'}: {report.outcome.reason}")
     return reasons
 
@@ -337,7 +341,7 @@ def _request_json(request: ProbeRequest) -> dict[str, Any]:
 
 
 def _exit_code(request: ProbeRequest, report: ProbeReport) -> int:
-    if _reasons(report):
+    if _reasons(report, stopped=False):
         return EXIT_UNCONFIRMED
     if request.finds_capacity and report.outcome.state != "measured":
         return EXIT_NOTHING_FEASIBLE

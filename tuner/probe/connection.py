@@ -13,6 +13,7 @@ from functools import lru_cache
 import httptools
 
 from tuner.probe.gaps import FOLDED_AT_ONCE
+from tuner.probe.gathering import Gathering
 from tuner.probe.sse import StreamedAnswer
 
 BODY_SHOWN_BYTES = 300
@@ -33,12 +34,12 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_between_chunks", "_clock", "_head", "_now_s", "_parser", "_tail", "_times", "closed", "exchange",
-        "idle_since_s", "transport",
+        "_between_chunks", "_clock", "_gathering", "_head", "_now_s", "_parser", "_tail", "_times", "closed",
+        "exchange", "idle_since_s", "transport",
     )  # fmt: skip
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float], gathering: Gathering) -> None:
+        self._clock, self._gathering = clock, gathering
         self.transport: asyncio.Transport | None = None
         self.exchange: Exchange | None = None
         self.closed = False
@@ -76,6 +77,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now_s = self._clock()
+        if not self._gathering.noticed:
+            self._gathering.received()
         tail, head = self._tail, self._head
         if tail and data.endswith(tail):
             read_bytes = len(data)
@@ -119,7 +122,8 @@ class Connection(asyncio.Protocol):
         self._now_s = self._clock()
         if self.exchange is not None:
             self.exchange.closed_in_order = exc is None
-        self._end("reset" if exc is not None or not self._received else "truncated", str(exc or ""))
+        reset = exc is not None or not self._received
+        self._end("reset" if reset else "truncated", str(exc or "the connection was closed before the answer's end"))
 
     @property
     def _received(self) -> bool:
@@ -182,8 +186,8 @@ class Exchange:
         answer = self.answer
         if status != 200:
             answer.error, answer.message = f"http_{status}", self._plain.decode("utf-8", "replace")
-        elif answer.error is None and not answer.done:
-            answer.error = "truncated"
+        else:
+            answer.end()
         self._resolve(self.last_s if answer.done else now_s)
 
     def broken(self, error: str, message: str, now_s: float) -> None:

@@ -40,6 +40,8 @@ class EngineUnreachable(Exception):  # noqa: N818 - says what is the case
 def _foreign_errors(what: str) -> Iterator[None]:
     try:
         yield
+    except httpx.HTTPStatusError as error:
+        raise EngineUnreachable(f"{what}: answered with {error.response.status_code}") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise EngineUnreachable(f"{what}: {type(error).__name__} {error}".rstrip()) from error
     except (ValueError, LookupError, TypeError) as error:
@@ -59,15 +61,16 @@ class EngineControl:
         await self._http.aclose()
 
     async def healthy(self, timeout_s: float = HEALTH_S) -> bool:
-        return await self._ok("/health", timeout_s)
+        """Whether it answers; an engine that has no such path does so too."""
+        return await self._answers("/health", timeout_s, (200, 404))
 
     async def generates(self, timeout_s: float = TIMEOUT_S) -> bool:
         """Whether the engine produces a token: stricter than `healthy`."""
-        return await self._ok("/health_generate", timeout_s)
+        return await self._answers("/health_generate", timeout_s, (200,))
 
-    async def _ok(self, path: str, timeout_s: float) -> bool:
+    async def _answers(self, path: str, timeout_s: float, well: tuple[int, ...]) -> bool:
         try:
-            return (await self._http.get(path, timeout=timeout_s)).status_code == 200
+            return (await self._http.get(path, timeout=timeout_s)).status_code in well
         except httpx.HTTPError:
             return False
 
@@ -87,9 +90,12 @@ class EngineControl:
             return parse_metrics((await self._http.get("/metrics")).raise_for_status().text)
 
     async def flush_cache(self) -> bool:
-        """Empty the prefix cache. False: refused (requests are running) or not supported."""
+        """Empty the prefix cache. False: refused (requests are running)."""
         with _foreign_errors("/flush_cache"):
-            return (await self._http.post("/flush_cache")).status_code == 200
+            answer = await self._http.post("/flush_cache")
+            if answer.status_code == 404:
+                answer.raise_for_status()
+            return answer.status_code == 200
 
     async def count_tokens(self, texts: Sequence[str], model: str = "default") -> list[int]:
         """Tokens of each text, without the tokenizer's special ones."""

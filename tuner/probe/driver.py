@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ LENGTH_TOLERANCE = 0.005
 
 SPARE_CONNECTIONS = 16
 
-LOOK_S = 0.01
+LOOK_S = 0.02
 """How often the event loop is timed."""
 
 STALL_S = 0.2
@@ -83,6 +84,8 @@ class DriveReport:
     bodies_late: int = 0
     throttled: Throttled | None = None
     longest_stall_s: float = 0.0
+    input_tokens_ratio: float = 1.0
+    """Tokens the engine counted in prompts / tokens planned; 1 where lengths are not ours to plan."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -109,6 +112,8 @@ class Counts:
     planned_input_tokens: int = 0
     planned_prefix_tokens: int = 0
     token_mismatches: int = 0
+    counted_tokens: int = 0
+    counted_planned_tokens: int = 0
     chunks: int = 0
     longest_stall_s: float = 0.0
     send_lags_s: list[float] = field(default_factory=list)
@@ -128,10 +133,12 @@ class Driver:
         *,
         first_index: int = 0,
         check_length: bool = True,
+        exact: bool = True,
     ) -> None:
+        """`check_length` of every answer; `exact`: of every prompt, not only of all together."""
         self.search = search
         self._client, self._stream, self._body = client, stream, body
-        self._around, self._check_length = around, check_length
+        self._around, self._check_length, self._exact = around, check_length, exact
         # The user's own prompts have whatever length they have.
         self._check_input = stream.traffic is None or stream.traffic.kind == "trace"
         self.next_index = first_index
@@ -254,11 +261,13 @@ class Driver:
         alarm = Alarm()
         try:
             for due_s in times:
+                self._client.gathering.due_s = due_s
                 await alarm.until(due_s)
                 self._launch(command.level, due_s, timed=True)
                 # A late loop catches up without starving the answers that are coming in.
                 await asyncio.sleep(0)
         finally:
+            self._client.gathering.due_s = math.inf
             alarm.close()
 
     def _launch(self, level: int, scheduled_s: float, *, timed: bool = False) -> None:
@@ -287,8 +296,8 @@ class Driver:
 
         record = await self._client.send(order, sent, lambda at_s: self._feed(FirstToken(order.index, at_s)))
         self.counts.chunks += record.chunks
-        if self._check_input and record.error is None and not _length_right(record.input_tokens, planned.input_tokens):
-            self.counts.token_mismatches += 1
+        if self._check_input and record.error is None:
+            self._check_prompt(record.input_tokens, planned.input_tokens)
         if record.error in CONNECTION_ERRORS and not await self._engine_lives():
             self._feed(EngineDied(time.perf_counter()))
         self._feed(Finished(record))
@@ -296,6 +305,12 @@ class Driver:
             await asyncio.sleep(RESEND_PAUSE_S)
         self._in_flight -= 1
         self._top_up()
+
+    def _check_prompt(self, counted: int, planned: int) -> None:
+        self.counts.counted_tokens += counted
+        self.counts.counted_planned_tokens += planned
+        if self._exact and not _length_right(counted, planned):
+            self.counts.token_mismatches += 1
 
     async def _engine_lives(self) -> bool:
         """Whether broken connections are the requests' own affair; all that break meanwhile wait for one answer."""
@@ -348,4 +363,5 @@ async def drive(driver: Driver) -> DriveReport:
         cpu_s=cpu_s,
         throttled=after.since(before) if before and after else None,
         longest_stall_s=counts.longest_stall_s,
+        input_tokens_ratio=counts.counted_tokens / max(1, counts.counted_planned_tokens) or 1.0,
     )

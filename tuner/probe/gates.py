@@ -24,6 +24,9 @@ THROTTLED_SHARE = 0.005
 MISMATCH_SHARE = 0.01
 """More requests than this share with another length than planned: what was measured is another workload."""
 
+MEAN_LENGTH_TOLERANCE = 0.02
+"""All prompts together, where a single one may differ."""
+
 SHARE_TOLERANCE = 0.02
 
 LATE_SHARE = 0.01
@@ -58,6 +61,9 @@ def gates(
     wrong = report.token_mismatches + errors.get("token_count", 0)
     if report.requests and wrong > MISMATCH_SHARE * report.requests:
         text = f"{wrong} of {report.requests} requests had another number of tokens than planned"
+        found.insert(0, Invalid("token_count", text))
+    if abs(report.input_tokens_ratio - 1) > MEAN_LENGTH_TOLERANCE:
+        text = f"prompts had {report.input_tokens_ratio:.1%} of their planned tokens on average"
         found.insert(0, Invalid("token_count", text))
     if offered is not None and abs(offered.counted - offered.wanted) > SHARE_TOLERANCE:
         text = f"the first prompts share {offered.counted:.2f} of their tokens; {offered.wanted:.2f} was to be offered"

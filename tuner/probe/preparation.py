@@ -9,7 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tuner.probe.client import Order, StreamClient
@@ -17,7 +17,7 @@ from tuner.probe.control import EngineControl, EngineUnreachable, schedulers
 from tuner.probe.events import RequestRecord
 from tuner.probe.gates import Offered
 from tuner.probe.plan import PlannedRequest, RequestStream
-from tuner.probe.prompts import BodyFactory, learn_lexicon
+from tuner.probe.prompts import BodyFactory, estimated_tokens, learn_lexicon
 from tuner.probe.summary import achieved_cached_share
 from tuner.space.workload import Workload
 
@@ -27,6 +27,12 @@ WARM_UP_TOKENS = 64
 WARM_UP_PER_SHAPE = 2
 PRIMERS = 4
 """Groups primed at once on a single scheduler. With several, one group at a time: a request for each of them."""
+
+ESTIMATED = 4
+"""So many prompts of estimated length tell how long they are on average."""
+
+FOLLOWS = 2.0
+"""A count further off than by this factor is not one of the prompt that was sent."""
 
 OWN_TOKENS = 32
 """What a priming request adds to the prefix."""
@@ -64,8 +70,11 @@ async def prepare(
     nonce: str,
     progress: Callable[[str], None],
     model: str | None = None,
+    estimate: bool = False,
 ) -> Bench:
     """Bring a running server to the state measurements start from.
+
+    `estimate`: an engine that counts no tokens gets prompts whose lengths are right on average.
 
     Raises:
         NotReady: no tokenizer, or requests fail already now.
@@ -75,10 +84,15 @@ async def prepare(
     progress("learning the tokenizer")
     try:
         lexicon = await learn_lexicon(lambda texts: control.count_tokens(texts, model))
+        warnings = []
     except EngineUnreachable as error:
-        raise NotReady("no_tokenizer", f"the engine does not count tokens, prompts cannot be sized: {error}") from error
+        if not estimate:
+            told = f"the engine does not count tokens, prompts cannot be sized: {error}"
+            raise NotReady("no_tokenizer", told) from error
+        lexicon = replace(await learn_lexicon(estimated_tokens), exact=False)
+        warnings = ["no /v1/tokenize here: prompts have their length on average only, by the endpoint's usage"]
     bodies = BodyFactory(workload, stream, lexicon, model, nonce)
-    bench = Bench(client_for(bodies.path), bodies, info, [])
+    bench = Bench(client_for(bodies.path), bodies, info, warnings)
     preparation = _Preparation(control, bench, workload, stream)
     progress("warming up")
     await preparation.measure_overhead()
@@ -114,13 +128,17 @@ class _Preparation:
         """Tokens the chat template adds, and whether long prompts come out as long as planned."""
         bodies = self._bench.bodies
         for tokens in (min(200, self._workload.input_tokens.low), round(self._workload.input_tokens.mean_tokens)):
-            planned = self._plan(max(tokens, 2), output_tokens=1, prefix_tokens=0)
-            record = await self._send(planned)
-            surplus = record.input_tokens - planned.input_tokens
+            asked = max(tokens, 2)
+            samples = 1 if bodies.exact else ESTIMATED
+            plans = [self._plan(asked, output_tokens=1, prefix_tokens=0) for _ in range(samples)]
+            counted = sum([(await self._send(planned)).input_tokens for planned in plans]) / samples
             if tokens <= 400:
-                bodies.overhead_tokens += surplus
-            elif abs(surplus) > SCALE_TOLERANCE * tokens:
-                bodies.rescale(record.input_tokens / tokens)
+                bodies.overhead_tokens += round(counted - asked)
+            elif not 1 / FOLLOWS < counted / asked < FOLLOWS:
+                told = f"the engine counts {counted:,.0f} tokens in prompts of about {asked:,}"
+                raise NotReady("no_tokenizer", f"{told}: its usage does not follow them, they cannot be sized")
+            elif abs(counted - asked) > SCALE_TOLERANCE * tokens:
+                bodies.rescale(counted / asked)
 
     async def warm_up(self) -> None:
         lengths = sorted({self._workload.input_tokens.low, self._workload.input_tokens.high})
@@ -136,7 +154,7 @@ class _Preparation:
                 if await self._control.flush_cache():
                     return
             except EngineUnreachable:
-                pass
+                break
             await asyncio.sleep(0.3)
         self._bench.warnings.append("the prefix cache could not be flushed before the measurement")
 
@@ -163,7 +181,9 @@ class _Preparation:
             prefixes.append(self._bench.bodies.prefix(like.prefix_group, like.prefix_tokens))
         await self._check_offered(prefixes, sum(r.input_tokens for r in records))
         share, offered = achieved_cached_share(records), self._workload.cached_fraction
-        if abs(share - offered) > SHARE_TOLERANCE:
+        if not self._bench.client.cached_told:
+            self._bench.warnings.append("cached tokens are not reported (sglang does with --enable-cache-report)")
+        elif abs(share - offered) > SHARE_TOLERANCE:
             self._bench.warnings.append(
                 f"cached share of the first {CHECKED} requests is {share:.2f}, offered {offered:.2f}"
             )
@@ -203,10 +223,9 @@ class _Preparation:
         body = bench.bodies.body(bench.bodies.text(planned), planned.output_tokens)
         record = await bench.client.send(Order(planned.index, -1, time.perf_counter(), body))
         if record.error is not None:
-            said = bench.client.messages.get(record.error, "")
-            raise NotReady(
-                "first_requests", f"a request before the load failed with {record.error}: {said}".rstrip(": ")
-            )
+            said = f"{record.error}: {bench.client.messages.get(record.error, '')}".rstrip(": ")
+            more = "; the load client sends no key" if record.error in ("http_401", "http_403") else ""
+            raise NotReady("first_requests", f"a request before the load failed with {said}{more}")
         return record
 
 

@@ -145,10 +145,11 @@ async def measure(
     watch: Watch | None = None,
     model: str | None = None,
     traffic: Traffic | None = None,
+    estimate: bool = False,
 ) -> ProbeReport:
     """Prepare the engine, drive the search that `make_search` makes of a prepared engine and the seconds left, sum up.
 
-    `model` None: the one the engine names first.
+    `model` None: the one the engine names first. `estimate`: prompts for an engine that counts no tokens, too.
     """
     watch = watch or Watch()
     began_s = time.perf_counter()
@@ -166,7 +167,14 @@ async def measure(
             return clients[-1]
 
         preparing = prepare(
-            control, client_for, workload, stream, nonce=str(seed), progress=watch.on_progress, model=model
+            control,
+            client_for,
+            workload,
+            stream,
+            nonce=str(seed),
+            progress=watch.on_progress,
+            model=model,
+            estimate=estimate,
         )
         try:
             bench = await _while_alive(preparing, watch, probe_s)
@@ -231,6 +239,7 @@ async def _load(
         pool.body,
         around,
         check_length=workload.sampling.ignore_eos,
+        exact=bench.bodies.exact,
     )
     making = asyncio.create_task(pool.keep_ahead(lambda: driver.next_index))
     try:
@@ -280,6 +289,7 @@ async def _conclude(
     assert outcome is not None
     offered = report.planned_prefix_tokens / max(1, report.planned_input_tokens)
     client = {**report.as_json(), "messages": dict(bench.client.messages), "resent": bench.client.resent}
+    client["cached_told"] = bench.client.cached_told
     if counted_share is not None:
         client["cached_share_by_counters"] = round(counted_share, 4)
     traffic = bench.bodies.traffic

@@ -27,6 +27,8 @@ CountTokens = Callable[[Sequence[str]], Awaitable[list[int]]]
 PREFIXES_KEPT = 256
 """Composed prefixes kept in memory: all groups of a fixed length, some of a varying one."""
 
+_WORD_OR_MARK = re.compile(r"\w+|[^\w\s]")
+
 BLOCKS_KEPT = 4096
 """The same for a trace's blocks of 512 tokens: 10 MB."""
 
@@ -46,11 +48,18 @@ class Lexicon:
     """Pieces of text with their token counts, each with the blank before it, as JSON string content.
 
     `scale` is tokens of a long text / sum of its pieces' counts: 1 where the tokenizer never merges across blanks.
+    Not `exact`: the counts are estimates.
     """
 
     sentences: tuple[tuple[bytes, int], ...]
     words: tuple[tuple[bytes, int], ...]
     scale: float = 1.0
+    exact: bool = True
+
+
+async def estimated_tokens(texts: Sequence[str]) -> list[int]:
+    """For engines that do not count: words and marks, which tokenizers of English prose mostly keep whole."""
+    return [len(_WORD_OR_MARK.findall(text)) for text in texts]
 
 
 async def learn_lexicon(count_tokens: CountTokens, sentences: Sequence[str] | None = None) -> Lexicon:
@@ -97,7 +106,7 @@ def compose(lexicon: Lexicon, tokens: int, rng: random.Random) -> bytes:
     return b"".join(parts)
 
 
-BACKGROUND_PAUSE_S = 0.01
+BACKGROUND_PAUSE_S = 0.05
 
 
 class BodyFactory:
@@ -124,6 +133,11 @@ class BodyFactory:
         self._lexicon = replace(self._lexicon, scale=self._lexicon.scale * factor)
         self._prefixes.clear()
         self._blocks.clear()
+
+    @property
+    def exact(self) -> bool:
+        """Whether every prompt has its planned length, not only their mean."""
+        return self._lexicon.exact
 
     @property
     def model(self) -> str:

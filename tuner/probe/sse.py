@@ -28,8 +28,8 @@ class StreamedAnswer:
     """
 
     __slots__ = (
-        "_buffer", "_data", "cached_tokens", "done", "error", "finish_s", "first_token_s", "first_tokens", "head",
-        "input_tokens", "message", "output_tokens", "tail", "times",
+        "_buffer", "_data", "cached_tokens", "cached_told", "done", "error", "finish_s", "first_token_s",
+        "first_tokens", "head", "input_tokens", "message", "output_tokens", "tail", "times",
     )  # fmt: skip
 
     def __init__(self, gaps: Counter[int] | None = None) -> None:
@@ -43,7 +43,7 @@ class StreamedAnswer:
         self.finish_s: float | None = None
         self.first_tokens = 1
         self.input_tokens = self.output_tokens = self.cached_tokens = 0
-        self.done = False
+        self.cached_told = self.done = False
         self.error: str | None = None
         self.message = ""
 
@@ -51,6 +51,13 @@ class StreamedAnswer:
     def chunks(self) -> int:
         """Chunks that bore tokens."""
         return len(self.times)
+
+    def end(self) -> None:
+        """No more comes: without the last event of a stream it is not a whole answer."""
+        if self.error is None and not self.done:
+            self.error, self.message = "truncated", "the stream ended without [DONE]"
+            if not self.chunks and self._buffer.lstrip().startswith(b"{"):
+                self.message = "a document came instead of a stream of events: it does not stream"
 
     def feed(self, data: bytes, now_s: float) -> bool:
         """Take body bytes received at `now_s`; True when they held the first generated token."""
@@ -134,7 +141,8 @@ class StreamedAnswer:
         if usage:
             self.input_tokens = int(usage.get("prompt_tokens") or 0)
             self.output_tokens = int(usage.get("completion_tokens") or 0)
-            self.cached_tokens = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+            cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+            self.cached_told, self.cached_tokens = cached is not None, int(cached or 0)
 
     def _learn(self, event: bytes, text: int) -> None:
         """What stands around the text of an event, framed as nearly everybody frames it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
@@ -56,8 +58,20 @@ def probe_request(
 
 
 def run_probe(request: ProbeRequest, say: Callable[[str], None]) -> ProbeAnswer:
-    """Measure; progress is said as it comes."""
-    return run(probe_endpoint(request, Watch(on_progress=say)))
+    """Measure; progress is said as it comes. The first Ctrl-C ends the load, the second one the program."""
+
+    async def until_stopped() -> ProbeAnswer:
+        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+
+        def stop() -> None:
+            loop.remove_signal_handler(signal.SIGINT)
+            say("interrupted: here is what was measured; once more to leave at once")
+            stopped.set()
+
+        loop.add_signal_handler(signal.SIGINT, stop)
+        return await probe_endpoint(request, Watch(on_progress=say, stop_requested=stopped.is_set))
+
+    return run(until_stopped())
 
 
 def run_selftest(out: TextIO) -> tuple[dict[str, Any], int]:

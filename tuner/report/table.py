@@ -141,9 +141,16 @@ def nearest_miss(summary: StudySummary) -> str:
     if miss is None:
         failed = ", ".join(f"{n} x {kind}" for kind, n in summary.failures.items())
         return f"no trial was measured{': ' + failed if failed else ''}"
-    limits = limits_text(summary.plan.get("limits") or {})
-    worst = max(miss.constraints, key=lambda k: miss.constraints[k], default="")
-    by = f"; {limit_name(worst)} is over by {miss.constraints[worst]:.0%}" if worst else ""
+    bounds = summary.plan.get("limits") or {}
+    limits = limits_text(bounds)
+    over = {name: slack for name, slack in miss.constraints.items() if slack > 0 and name in bounds}
+    by = "".join(
+        f"; {limit_name(name)} is over by {slack:.0%}: it would hold with "
+        + limits_text({name: float(f"{bounds[name] * (1 + slack):.3g}")})
+        for name, slack in over.items()
+    )
+    if "ttft_p95_s" in over and miss.ttft_p95_s is None:
+        by = "; by how much was not told"
     return (
         f"no configuration meets the limits ({limits}); nearest miss: trial {miss.trial}, TTFT p95 "
         f"{seconds(miss.ttft_p95_s)} ({miss.label}){by}"

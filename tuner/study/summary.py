@@ -22,6 +22,7 @@ from tuner.study.problem import ConfirmPlan
 from tuner.study.recheck import Deviation, deviations
 from tuner.study.retry import by_configuration
 from tuner.study.storage import Storage, open_storage
+from tuner.trial.result import UNSPECIFIED
 
 STATES: tuple[PastState, ...] = ("measured", "infeasible", "pruned", "failed", "invalid", "running", "abandoned")
 _SEED = "seed:"
@@ -218,7 +219,7 @@ def summarize(storage: Storage, study_name: str) -> StudySummary:
         common_failure=common_failure(history),
         simulated=any(trial.simulated for trial in ran) or bool((attrs.get(IDENTITY) or {}).get("simulated")),
         deviations=tuple(deviations(history)),
-        failures=dict(Counter(trial.failure_kind or "unspecified" for trial in ran if _has_failed(trial))),
+        failures=dict(Counter(trial.failure_kind or UNSPECIFIED for trial in ran if _has_failed(trial))),
     )
 
 
@@ -234,7 +235,8 @@ def best_of(ranked: Sequence[Figures]) -> Figures | None:
 def common_failure(history: Sequence[PastTrial]) -> str | None:
     """The one reason every finished trial failed for, as a sentence; None when any trial did better."""
     ended = [trial for trial in history if trial.finished and trial.state != "abandoned"]
-    kinds = {trial.failure_kind for trial in ended}
+    # A command's failure may have no kind: then its words are the reason.
+    kinds = {trial.failure if trial.failure_kind in (None, UNSPECIFIED) else trial.failure_kind for trial in ended}
     if not ended or len(kinds) != 1 or not all(_has_failed(trial) for trial in ended):
         return None
     count = "the only trial" if len(ended) == 1 else f"all {len(ended)} trials"
@@ -275,7 +277,12 @@ def _nearest_miss(history: Sequence[PastTrial], figures: Mapping[int, Figures]) 
     missed = [trial for trial in history if trial.state == "infeasible" and trial.number in figures]
     if not missed:
         return None
-    return figures[min(missed, key=lambda trial: (max(trial.constraints.values(), default=0.0), trial.number)).number]
+
+    def miss(trial: PastTrial) -> tuple[bool, float, int]:
+        """A trial that tells by how much it missed comes before one that does not."""
+        return trial.ttft_p95_s is None, max(trial.constraints.values(), default=0.0), trial.number
+
+    return figures[min(missed, key=miss).number]
 
 
 def _seeds(history: Sequence[PastTrial], figures: Mapping[int, Figures]) -> dict[str, Figures]:
