@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test e2e coverage check lint types layers format schema lock bundle image bench clean
+.PHONY: screenshot demo test e2e coverage check lint types layers format schema lock bundle image bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tuner search --space amd-mi355x.yaml --runtime simulated --trials 30
@@ -51,6 +51,10 @@ lock: $(VENV)/.installed-dev
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links -q --extra postgres --group dev pyproject.toml -o requirements-dev.txt
 	$(BIN)/uv pip compile --python-version 3.12 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links -q -c requirements-dev.txt --extra postgres pyproject.toml -o requirements-image.txt
 	$(BIN)/uv pip compile --python-version 3.10 --python-platform x86_64-manylinux_2_17 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links -q -c requirements.txt --group bundle -o requirements-bundle.txt
+
+# The picture of a report in README; needs Chromium.
+screenshot: $(VENV)/.installed-dev
+	$(BIN)/python tests/benchmarks/screenshot.py
 
 # The runner and its dependencies as a folder for any serving image with CPython 3.10 to 3.13: k8s/Dockerfile ships it.
 bundle: build/bundle

@@ -15,7 +15,7 @@ from tuner import __version__
 from tuner.commands import cluster, doctor, export, init, plan, probe, report, status
 from tuner.commands.cluster import Stopping
 from tuner.commands.options import AsJson, Context, Namespace, Space, Storage, StudyName
-from tuner.commands.output import counting, print_json, say, show
+from tuner.commands.output import counting, print_json, say, show, spell_out
 from tuner.errors import EXIT_INTERRUPTED, EXIT_OK, TunerError, UsageError
 
 # As a user meets them: before a search, during it, after it, and what helps beside it.
@@ -53,6 +53,7 @@ report.register(app)
 
 def main() -> None:
     """Entry point: one clear line for every expected error, and its exit code."""
+    spell_out(sys.stdout, sys.stderr)
     try:
         code = app(standalone_mode=False)  # without standalone mode a command's exit code is returned, not raised
         show(lambda: None)

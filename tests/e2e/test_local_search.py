@@ -19,7 +19,7 @@ from tuner.study.retry import INVALID_REPEATS
 
 pytestmark = pytest.mark.timeout(2000)
 
-README = Path(tuner.__file__).parents[1] / "README.md"
+PAGE = Path(tuner.__file__).parents[1] / "docs/own-deployer.md"
 
 # `srun OPTIONS COMMAND` on this machine: what a Slurm node would do with it.
 SRUN = """#!/bin/sh
@@ -96,9 +96,9 @@ def test_a_search_goes_on_after_a_kill_and_after_ctrl_c(folder):
     assert sum(count for state, count in found["trials"].items() if state not in ("measured", "invalid")) == 0
 
 
-def test_the_external_runtime_runs_the_readmes_own_script(folder):
+def test_the_external_runtime_runs_the_documents_own_script(folder):
     """Its deploy.sh, word for word; `srun` is one that runs here."""
-    blocks = README.read_text(encoding="utf-8").split("```")
+    blocks = PAGE.read_text(encoding="utf-8").split("```")
     (script,) = [block.removeprefix("sh\n") for block in blocks if block.startswith("sh\n#!/bin/sh\n# deploy.sh")]
     for name, text in (("deploy.sh", script), ("srun", SRUN)):
         (folder.path / name).write_text(text)

@@ -218,11 +218,16 @@ def test_provenance_is_readable_on_the_deployment_and_never_restarts_pods(helm, 
 
 @pytest.mark.parametrize(
     ("changes", "warnings"),
-    [({}, []), ({"simulated": True}, ["SIMULATED"]), ({"confirmed": False}, ["UNCONFIRMED"])],
+    [
+        ({}, []),
+        ({"simulated": True}, ["SIMULATED"]),
+        ({"confirmed": False}, ["UNCONFIRMED"]),
+        ({"confirmed": False, "refuted": True}, ["REFUTED"]),
+    ],
 )
 def test_notes_warn_of_what_is_not_a_confirmed_measurement(helm, a_winner, a_target, changes, warnings):
     notes = helm.notes(helm_values(a_winner(**changes), a_target()))
-    assert [word for word in ("SIMULATED", "UNCONFIRMED") if re.search(rf"\b{word}\b", notes)] == warnings
+    assert [word for word in ("SIMULATED", "UNCONFIRMED", "REFUTED") if re.search(rf"\b{word}\b", notes)] == warnings
     assert "http://demo.prod:30000/v1/models" in notes
 
 

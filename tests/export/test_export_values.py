@@ -118,6 +118,17 @@ def test_refusal(a_winner, allow_simulated, force, simulated, confirmed, words):
     assert [word for word in ("--allow-simulated", "--force") if word in (said or "")] == words
 
 
+def test_a_refuted_one_is_refused_as_such_and_stamped_when_forced(a_winner, a_target):
+    winner = a_winner(confirmed=False, refuted=True)
+    said = refusal(winner, allow_simulated=False, force=False)
+    assert "is REFUTED, a confirmation run at 2.375 req/s missed a limit" in said
+    assert refusal(winner, allow_simulated=False, force=True) is None
+    text = to_yaml(helm_values(winner, a_target()))
+    assert "# REFUTED: a confirmation run at this rate missed a limit." in text
+    assert "UNCONFIRMED" not in text
+    assert "refuted by a confirmation run" in text
+
+
 @pytest.mark.parametrize(
     ("winner", "target", "words"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from tuner.report.charts.agreement import agreement
 from tuner.report.charts.bars import Amount, bars
-from tuner.report.charts.canvas import number, shortened
+from tuner.report.charts.canvas import Name, names, number, shortened
 from tuner.report.charts.course import course
 from tuner.report.charts.forest import forest
 from tuner.report.charts.load_curve import CURVES, Curve, Load, Quantity, load_curve
@@ -21,6 +22,7 @@ from tuner.report.charts.trade_off import Point, trade_off
 from tuner.report.facts.effects import Effect, Level
 from tuner.report.facts.prediction import Agreement, Pair, Predictions
 from tuner.report.facts.progress import Expected, Progress, Step
+from tuner.report.page.markup import figure
 
 ANY = st.floats(allow_nan=True, allow_infinity=True)
 POSITIVE = st.floats(min_value=1e-9, max_value=1e9)
@@ -96,6 +98,25 @@ def test_a_long_label_is_shortened():
     assert shortened("abc", 4) == "abc"
 
 
+def test_labels_never_lie_on_each_other():
+    at = [Name(100, 100, "one"), Name(104, 102, "two"), Name(98, 99, "three"), Name(400, 100, "far away", "e")]
+    drawn = [re.search(r'y="([\d.]+)">(\w+)', text).groups() for text in names(at)]
+    assert drawn[0] == ("100", "one")
+    assert drawn[-1] == ("100", "far")
+    heights = sorted(float(y) for y, word in drawn if word != "far")
+    assert len(heights) == 3
+    assert all(b - a >= 11 for a, b in pairwise(heights))
+    assert len(names([Name(100, 20, "same")] * 9)) < 9  # rather none than one on another
+
+
+def test_where_there_is_nothing_to_draw_words_stand_instead():
+    drawn = figure(load_curve(Quantity("load-x", "X", "x", 5.0), [], simulated=True))
+    assert "<svg" not in drawn
+    assert "No load level was stored." in drawn
+    crashed = Progress((Step(1, 0, "failed", None, None),), (), None, None)
+    assert "none of them measured" in figure(course(crashed, simulated=False))
+
+
 POINTS = st.builds(
     Point, st.integers(0, 99), st.sampled_from(["measured", "dropped", "missed"]), ANY, ANY, st.just("n")
 )
@@ -155,7 +176,7 @@ def test_the_course_is_drawn_for_any_study(costs, random):
     steps = tuple(Step(i + 1, i, "measured", cost, best) for i, (cost, best) in enumerate(costs))
     expected = tuple(Expected(i + 1, mean, mean * 0.9, mean * 1.1) for i, mean in enumerate(random))
     chart = is_complete(course(Progress(steps, expected, 1.0, None), simulated=False))
-    assert len(chart.rows) == (len(steps) if steps and steps[-1].best else 0)
+    assert len(chart.rows) == (len(steps) if any(step.best for step in steps) else 0)
 
 
 def test_the_course_falls_in_stairs_and_names_the_baseline():

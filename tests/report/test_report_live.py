@@ -116,6 +116,20 @@ def test_the_database_tells_what_the_running_search_would(tmp_path):
     assert confirming.phase.startswith("confirming")
 
 
+def test_a_study_that_goes_on_after_its_confirmation_is_expected_to_use_its_new_budget(tmp_path):
+    """Seen on a terminal: 14 of 20 trials used, 14 expected, and the confirmed best called not confirmed."""
+    searched(tmp_path)
+    middle = []
+
+    def look():
+        middle.append(view_of(read(f"sqlite:///{tmp_path}/study.db"), 0.0))
+
+    searched(tmp_path, on_poll=look, budget=Budget(trials=6))
+    book = next(view.ledger for view in middle if view.running and not view.running[0].confirmation)
+    assert book.expected.trials == pytest.approx(6)
+    assert book.best.standing == "holds"
+
+
 def test_a_finished_study_shows_its_verdicts_best_and_end(tmp_path):
     now = read(searched(tmp_path))
     view = view_of(now, 0.0)
@@ -124,6 +138,7 @@ def test_a_finished_study_shows_its_verdicts_best_and_end(tmp_path):
     assert "SIMULATED" in text.splitlines()[0]
     assert len(view.verdicts) == 5
     assert "new best" in text
+    assert f"trial {view.ledger.best.number}, confirmed" in text
     assert "confirm 0" in text
     assert "nothing is running" in text
     assert (4, 4) == (view.ledger.used.trials, view.ledger.budget.trials)

@@ -118,6 +118,17 @@ def test_the_summary_says_what_to_run_how_sure_and_for_how_much(reports):
     assert "GPU-hours" in text
 
 
+def test_every_pool_stands_beside_the_others_at_every_limit(tmp_path):
+    report = gather(a_summary(tmp_path, with_levels, pools=("mi355x", "b200"), seeds=[]))
+    text = " ".join("".join(Outline(page(report)).text).split())
+    best = report.summary.best
+    other = next(f for f in report.hardware.cheapest if f.pool != best.pool)
+    assert f"Cheapest on {best.pool}. Other hardware: {other.pool} $" in text
+    assert {row.limit_s for row in report.hardware.rows} >= {5.0}
+    assert set(report.hardware.rows[-1].costs) == {"mi355x", "b200"}
+    assert report.hardware.rows[-1].costs[best.pool] == pytest.approx(best.usd_per_million_output_tokens)
+
+
 def test_nothing_feasible_shows_the_nearest_miss(reports):
     text = "".join(Outline(page(reports["missed"])).text)
     assert "No configuration can be recommended." in text

@@ -16,7 +16,6 @@ from tuner.study.budget import Used
 from tuner.study.events import (
     Best,
     Closing,
-    ConfirmEnded,
     ConfirmStarted,
     Ledger,
     PoolClosed,
@@ -153,6 +152,7 @@ def test_bars_are_drawn_without_unicode_where_there_is_none():
     text = shown(after(*STORY), 80, ascii_only=True)
     assert "━" not in text
     assert "####" in text
+    assert text.isascii()
 
 
 @pytest.mark.parametrize(
@@ -170,16 +170,25 @@ def test_the_phase_follows_the_events(event, phase):
 
 
 @pytest.mark.parametrize(
-    ("event", "words"),
+    ("standing", "words"),
     [
-        (ConfirmEnded(BEST, 1, holds=True), "confirmed"),
-        (ConfirmEnded(BEST, 1, holds=False), "refuted"),
-        (ConfirmEnded(BEST, 1, holds=False, undecided=True), "not confirmed yet"),
-        (ConfirmEnded(OTHER, 1, holds=True), "not confirmed yet"),
+        ("holds", "confirmed"),
+        ("missed", "refuted"),
+        ("undecided", "not confirmed yet"),
+        ("open", "not confirmed yet"),
+        (None, "not confirmed yet"),
     ],
 )
-def test_what_the_confirmation_says_of_the_best_stands_beside_it(event, words):
-    assert f"trial 17, {words}\n" in shown(after(*STORY, event), 80)
+def test_what_the_confirmation_says_of_the_best_stands_beside_it(standing, words):
+    book = replace(LEDGER, best=replace(LEDGER.best, standing=standing))
+    assert f"trial 17, {words}\n" in shown(after(*STORY, book), 80)
+
+
+def test_a_terminal_without_unicode_gets_ascii_only():
+    story = after(*STORY, ended(20, state="failed", failure="Speicher voll: größer " * 9))
+    for width in (40, 80, 200):
+        lines = screen(story, width, 30, 100.0, ascii_only=True)
+        assert all(text_of(line).isascii() for line in lines)
 
 
 @pytest.mark.parametrize(

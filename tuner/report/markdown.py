@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from tuner.report.comparing.document import cell
 from tuner.report.facts.study_report import StudyReport
 from tuner.report.page.command_line import launch_command
 from tuner.report.page.document import SIMULATED
@@ -13,9 +14,13 @@ from tuner.report.sentences import (
     confirmation_text,
     effects_text,
     ended_text,
+    goal_text,
+    hardware_text,
+    limits_note,
     pays_back_text,
     predictions_text,
     random_text,
+    refuted_text,
     spent_text,
     verdict_text,
 )
@@ -29,7 +34,8 @@ def to_markdown(report: StudyReport) -> str:
     parts = [f"# {_text(report.summary.study)}"]
     if report.summary.simulated:
         parts.append(f"**{SIMULATED}**")
-    parts += [*_summary(report), *_ranking(report), *_effects(report), *_outcomes(report)]
+    parts.append(_text(goal_text(report)))
+    parts += [*_summary(report), *_ranking(report), *_hardware(report), *_effects(report), *_outcomes(report)]
     parts += ["## Progress", _text(random_text(report)), "## Predicted and measured", _text(predictions_text(report))]
     parts += ["## Money", _text(spent_text(report)), _text(pays_back_text(report))]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -46,9 +52,7 @@ def _summary(report: StudyReport) -> list[str]:
         f"**{money(best.usd_per_million_output_tokens)} per million output tokens**{interval}",
         f"Trial {best.trial}: {_text(best.label)}",
         f"**{_text(verdict_text(report))}** {_text(certainty_text(report))}",
-        _text(confirmation_text(report)),
-        _text(baseline_text(report)),
-        _text(ended_text(report)),
+        *(_text(make(report)) for make in (confirmation_text, refuted_text, baseline_text, hardware_text, ended_text)),
         f"```sh\n{launch_command(best)}\n```",
     ]
 
@@ -68,6 +72,15 @@ def _ranking(report: StudyReport) -> list[str]:
     ]
     columns = ("rank", "trial", "USD/M tokens", "capacity", "TTFT p95", "confirmed", "configuration")
     return ["## Ranking", _table(columns, rows)] if rows else []
+
+
+def _hardware(report: StudyReport) -> list[str]:
+    found = report.hardware
+    rows = [(f"{row.limit_s:g} s", *(cell(row.best[pool]) for pool in found.pools)) for row in found.rows]
+    if not any(row.costs for row in found.rows):
+        return []
+    heads = ("TTFT p95 limit", *(f"{pool}, USD/M tokens" for pool in found.pools))
+    return ["## Hardware and limits", _table(heads, rows), _text(limits_note(report))]
 
 
 def _effects(report: StudyReport) -> list[str]:

@@ -40,7 +40,8 @@ def screen(view: View, width: int, height: int, now_s: float, *, ascii_only: boo
     running = _running(view, width, left - 3, now_s)
     left -= len(running) + 1
     lines = [*top, *running, (), *notices, *_verdicts(view, width, left)]
-    return [_clipped(line, width) for line in lines[:height]]
+    shown = [_clipped(line, width) for line in lines[:height]]
+    return [_in_ascii(line) for line in shown] if ascii_only else shown
 
 
 def text_of(line: Line) -> str:
@@ -121,18 +122,20 @@ def _best(view: View, width: int) -> list[Line]:
     best = view.ledger.best if view.ledger else None
     if best is None or view.ledger is None:
         return [(("best".ljust(INDENT), "strong"), ("nothing measured yet", "faint"))]
+    standing = _STANDING.get(best.standing or "", "not confirmed yet")
     costs = f"{money(best.usd_per_million_output_tokens)} per million output tokens"
     return [
-        (("best".ljust(INDENT), "strong"), (costs, "good"), (f"  trial {best.number}, {_standing(view, best)}", "")),
+        (
+            ("best".ljust(INDENT), "strong"),
+            (costs, "good"),
+            (f"  trial {best.number}, {standing}", ""),
+        ),
         ((" " * INDENT, ""), (_against_limit(best, view.ledger), "")),
         *_wrapped("", best.config.describe(), width, "faint", most=3),
     ]
 
 
-def _standing(view: View, best: Best) -> str:
-    if best.config.fingerprint == view.confirmed:
-        return "confirmed"
-    return "refuted" if best.config.fingerprint in view.refuted else "not confirmed yet"
+_STANDING = {"holds": "confirmed", "missed": "refuted"}
 
 
 def _against_limit(best: Best, book: Ledger) -> str:
@@ -228,6 +231,11 @@ def _clipped(line: Line, width: int) -> Line:
         pieces.append((text[:room], style))
         room -= len(pieces[-1][0])
     return tuple(pieces)
+
+
+def _in_ascii(line: Line) -> Line:
+    """The same for a terminal that knows no other letters; as wide as before."""
+    return tuple((text.replace("…", "~").encode("ascii", "replace").decode(), style) for text, style in line)
 
 
 def _cut(text: str, width: int) -> str:

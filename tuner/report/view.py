@@ -44,7 +44,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Everything the screen shows. `verdicts` are the newest first; `confirmed` and `refuted` say of the best so far.
+    """Everything the screen shows. `verdicts` are the newest first.
 
     `ledger_s` is when the ledger was told; `live`: the clock runs between two of them.
     """
@@ -58,8 +58,6 @@ class View:
     running: tuple[Running, ...] = ()
     verdicts: tuple[TrialEnded, ...] = ()
     notices: tuple[str, ...] = ()
-    confirmed: str = ""
-    refuted: frozenset[str] = frozenset()
 
 
 def seen(view: View, event: Event, now_s: float) -> View:
@@ -75,8 +73,8 @@ def seen(view: View, event: Event, now_s: float) -> View:
         return replace(view, running=tuple(running))
     if isinstance(event, TrialEnded):
         return _ended(view, event)
-    if isinstance(event, ConfirmEnded):
-        return _confirmed(view, event)
+    if isinstance(event, ConfirmEnded):  # the ledger told before it says so too
+        return view
     return _told(view, event)
 
 
@@ -89,14 +87,6 @@ def _started(view: View, event: TrialStarted, now_s: float) -> View:
 def _ended(view: View, event: TrialEnded) -> View:
     running = tuple(t for t in view.running if t.trial_id != event.trial_id)
     return replace(view, running=running, verdicts=(event, *view.verdicts)[:KEPT])
-
-
-def _confirmed(view: View, event: ConfirmEnded) -> View:
-    if event.holds:
-        return replace(view, confirmed=event.config.fingerprint)
-    if event.undecided:
-        return view
-    return replace(view, refuted=view.refuted | {event.config.fingerprint})
 
 
 def _told(

@@ -5,6 +5,7 @@ Another controller, on another machine, does the work; what is shown is as old a
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,6 +30,8 @@ _ENDED = {
     "runtime_unusable": "stopped: the runtime was unusable",
     "interrupted": "interrupted",
 }
+_OVER = ("confirmed", "nothing_feasible", "no_confirmed_winner", "budget")
+"""Nothing more is expected then."""
 
 
 def view_of(replay: Replay, now_s: float) -> View:
@@ -36,6 +39,8 @@ def view_of(replay: Replay, now_s: float) -> View:
     view = View(simulated=replay.simulated, live=replay.exit_reason is None)
     for at_s, event in replay.events:
         view = seen(view, event, at_s)
+    if replay.exit_reason in _OVER and view.ledger is not None:
+        view = replace(view, ledger=replace(view.ledger, expected=view.ledger.used))
     return replace(view, phase=_phase(replay, view, now_s))
 
 
@@ -125,4 +130,7 @@ def _timeless(view: View) -> View:
 
 
 def _print(view: View, out: TextIO, now_s: float) -> None:
-    print("\n".join(text_of(line) for line in screen(view, _WIDE, _TALL, now_s)), end="\n\n", file=out, flush=True)
+    width = shutil.get_terminal_size((_WIDE, _TALL)).columns if out.isatty() else _WIDE
+    ascii_only = not (out.encoding or "utf-8").lower().startswith("utf")
+    lines = screen(view, width, _TALL, now_s, ascii_only=ascii_only)
+    print("\n".join(text_of(line) for line in lines), end="\n\n", file=out, flush=True)

@@ -130,13 +130,16 @@ def expected(
 ) -> Used | None:
     """Totals at the end of a running search, confirmation included; None while nothing can be said.
 
-    Once confirmations have begun no further configuration is tried, and only their own rest is still to come.
+    Once the search is over and confirmations have begun, only their own rest is still to come. A study that goes on
+    with a larger budget has confirmations and is searched again.
     """
     each = per_trial(history)
     if not each.trials or budget == Budget():
         return None
     reserved = reserve(plan, next(iter(measured_by_cost(history)), None))
-    if confirmations:
+    left = without(budget, reserved)
+    searching = any(not trial.finished for trial in history) or spent(left, used) is None
+    if confirmations and (not searching or any(not run.finished for run in confirmations)):
         ended = sum(run.result is not None for run in confirmations)
         return used.plus(reserved.times(max(0.0, 1 - ended / max(1, plan.top * plan.repeats))))
-    return forecast(without(budget, reserved), used, each, reserved, slots)
+    return forecast(left, used, each, reserved, slots)

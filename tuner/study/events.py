@@ -102,13 +102,17 @@ class TrialEnded:
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The cheapest measured configuration so far."""
+    """What the summary would call the best: the cheapest confirmed one, else the cheapest that nothing refuted.
+
+    `standing` says what the confirmations say of it, None before any.
+    """
 
     number: int
     config: ServingConfig
     usd_per_million_output_tokens: float | None
     capacity_req_per_s: float | None
     ttft_p95_s: float | None
+    standing: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tuner.study.budget import Used, expected
+from tuner.study.confirm import standing
 from tuner.study.events import Best, Ledger
 from tuner.study.history import PastTrial, measured_by_cost
 from tuner.study.problem import Budget, ConfirmPlan
+from tuner.study.retry import by_configuration
 
 
 def ledger(
@@ -20,10 +22,17 @@ def ledger(
     slots: int,
 ) -> Ledger:
     """The ledger of a search with these trials and confirmation runs; `slots` of them may run at once."""
-    best = next(iter(measured_by_cost(history)), None)
     ahead = expected(budget, used, history, confirmed, plan, slots)
-    return Ledger(used, ahead, budget, dict(limits), None if best is None else _best(best))
+    return Ledger(used, ahead, budget, dict(limits), _best(history, confirmed, plan))
 
 
-def _best(trial: PastTrial) -> Best:
-    return Best(trial.number, trial.config, trial.usd_per_million, trial.capacity_req_per_s, trial.ttft_p95_s)
+def _best(history: Sequence[PastTrial], confirmed: Sequence[PastTrial], plan: ConfirmPlan) -> Best | None:
+    runs = by_configuration(confirmed)
+    says = {key: standing(found, max(1, plan.repeats), retries=len(found)) for key, found in runs.items()}
+    ranked = measured_by_cost(history)
+    if not ranked:
+        return None
+    order = {"holds": 0, "missed": 2}
+    best = min(ranked, key=lambda trial: order.get(says.get(trial.fingerprint, ""), 1))  # the first of equals
+    figures = best.usd_per_million, best.capacity_req_per_s, best.ttft_p95_s
+    return Best(best.number, best.config, *figures, says.get(best.fingerprint))

@@ -127,7 +127,7 @@ def names(wanted: Sequence[Name]) -> list[str]:
     found: list[str] = []
     taken: list[tuple[float, float, float, float]] = []
     for name in wanted:
-        for shift in (0, -_LINE, _LINE, -2 * _LINE, 2 * _LINE):
+        for shift in (0, -_LINE, -2 * _LINE, _LINE, 2 * _LINE):
             left, top, right, bottom = box = name.box(name.y + shift)
             if top >= 0 and all(left >= r or right <= x or top >= b or bottom <= y for x, y, r, b in taken):
                 taken.append(box)

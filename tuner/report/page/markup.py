@@ -8,15 +8,21 @@ from html import escape
 from tuner.report.charts.canvas import Chart
 
 
-def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = ()) -> str:
-    """A table with a caption; columns listed in `numbers` are aligned to the right. Cells are text."""
+def table(
+    caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = (), kind: str = ""
+) -> str:
+    """A table with a caption; columns listed in `numbers`, or by the style of `kind`, are aligned to the right.
+
+    Cells are text.
+    """
+    of_kind = f' class="{kind}"' if kind else ""
     head = "".join(f'<th scope="col"{_right(i, numbers)}>{escape(c)}</th>' for i, c in enumerate(columns))
     body = "".join(
         "<tr>" + "".join(f"<td{_right(i, numbers)}>{escape(c)}</td>" for i, c in enumerate(row)) + "</tr>"
         for row in rows
     )
     return (
-        f'<div class="x" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
+        f'<div class="x" tabindex="0" role="region" aria-label="{escape(caption)}"><table{of_kind}>'
         f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

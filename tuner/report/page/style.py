@@ -47,12 +47,12 @@ DARK = {
     "c3": "#5fd38d",
     "c4": "#cfa6ff",
 }
-TEXTS = ("text", "muted", "link", "good", "bad", "k1", "k2", "k3", "k4", "k5", "c1", "c2", "c3", "c4")
+TEXTS = ("text", "muted", "link", "good", "bad", "warn", "k1", "k2", "k3", "k4", "k5", "c1", "c2", "c3", "c4")
 """What letters and marks are drawn in, on `bg` and on `card`."""
 
 _RULES = """
 *{box-sizing:border-box}
-html{-webkit-text-size-adjust:100%}
+html{-webkit-text-size-adjust:100%;scroll-padding-top:64px}
 body{margin:0;background:var(--bg);color:var(--text);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 header,main,footer{max-width:1140px;margin:0 auto;padding:0 20px}
 h1{font-size:1.7rem;margin:24px 0 4px;line-height:1.2;overflow-wrap:anywhere}
@@ -111,6 +111,7 @@ th{font-weight:600}
 td:last-child{min-width:15em}
 .r{text-align:right;white-space:nowrap}
 td.r:last-child{min-width:0}
+.lv :is(th,td):nth-child(n+3):nth-child(-n+7){text-align:right}
 pre{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:10px 12px;overflow-x:auto;font:13px/1.45 ui-monospace,"SF Mono",Menlo,"DejaVu Sans Mono",monospace;margin:8px 0}
 dl{display:grid;grid-template-columns:minmax(110px,max-content) minmax(0,1fr);gap:2px 16px;margin:8px 0;font-size:.875rem}
 dt{color:var(--muted)}

@@ -92,7 +92,7 @@ def _cards(cards: Sequence[Card]) -> str:
 def _cost_card(report: StudyReport, best: Figures) -> Card:
     certain = report.certainty
     small = f"90% interval {money(certain.interval.low)} to {money(certain.interval.high)}" if certain else ""
-    return "per million output tokens", money(best.usd_per_million_output_tokens), small
+    return "per M output tokens", money(best.usd_per_million_output_tokens), small
 
 
 def _baseline_card(report: StudyReport, best: Figures) -> Card | None:

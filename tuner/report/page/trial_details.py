@@ -16,7 +16,7 @@ from tuner.report.table import beside
 from tuner.report.words import OUTCOMES, duration, money, rate, seconds
 from tuner.study.summary import Figures
 
-LOGS_BYTES = 60_000
+LOGS_BYTES = 40_000
 """All log tails of a page together; what is cut is in the database and in the JSON report."""
 LEAST_LOG_BYTES = 500
 
@@ -66,7 +66,6 @@ def _reports(f: Figures, best: Figures | None) -> tuple[str, str]:
 
 
 def _facts(f: Figures, best: Figures | None) -> dict[str, str]:
-    versions = f.result.get("versions") or {}
     belief = f.proposal.get("predicted_usd_per_million")
     facts = {
         "configuration": f.label,
@@ -79,13 +78,21 @@ def _facts(f: Figures, best: Figures | None) -> dict[str, str]:
         "start-up": duration(f.start_up_s) if f.start_up_s is not None else "",
         "took": f"{gpu_hours(f):.2f} GPU-hours, {money(usd(f))}" if f.result else "",
         "node": str(f.result.get("node") or ""),
-        "image": f.image,
-        "image digest": f.image_digest,
-        "versions": _inline(versions),
+        **_unlike_best(f, best),
         "load client": _inline(f.result.get("client") or {}),
         "fingerprint": f.fingerprint,
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def _unlike_best(f: Figures, best: Figures | None) -> dict[str, str]:
+    """Image and versions; of other trials only where they are not the best one's."""
+    own, theirs = (
+        {"image": x.image, "image digest": x.image_digest, "versions": _inline(x.result.get("versions") or {})}
+        for x in (f, best or f)
+    )
+    alone = best is None or best.trial_id == f.trial_id
+    return own if alone else {name: value for name, value in own.items() if value != theirs[name]}
 
 
 def _inline(values: Mapping[str, Any]) -> str:
@@ -105,7 +112,9 @@ def _command(f: Figures, best: Figures | None) -> str:
     here, there = differences(args, best.args or best.argv)
     if not here and not there:
         return paragraph("Launched like the best one.")
-    return paragraph("Launched like the best one but for:") + block(
+    set_here = {line.split(maxsplit=1)[0] for line in here}
+    there = [line for line in there if line.split(maxsplit=1)[0] not in set_here]  # the best one's value stands with it
+    return paragraph("Launched like the best one but for (+ so here, - not set here):") + block(
         "\n".join([*(f"+ {line}" for line in here), *(f"- {line}" for line in there)])
     )
 
@@ -127,7 +136,7 @@ def _levels(levels: Sequence[Mapping[str, Any]]) -> str:
         for level in levels
     ]
     columns = ("load", "for", "requests", "misses", "errors", "TTFT p95 s", "TPOT p95 ms", "verdict")
-    return table("Load levels", columns, rows, numbers=(2, 3, 4, 5, 6))
+    return table("Load levels", columns, rows, kind="lv")  # one class for all its cells: there are hundreds of these
 
 
 def _figure(value: float | None) -> str:
