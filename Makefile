@@ -62,7 +62,7 @@ image:
 # With KILLS=full also the kills that repeat a place of the code at another moment of a study. With KUBECONFIG set it
 # searches on that cluster too (tests/e2e/test_real_cluster.py says with which variables).
 e2e: $(VENV)/.installed-dev
-	TUNER_KILL_MATRIX=$(KILLS) $(BIN)/pytest -n auto tests/e2e $(PYTEST_ARGS)
+	TUNER_KILL_MATRIX=$(KILLS) $(BIN)/pytest -n auto --dist loadgroup tests/e2e $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev
 	$(BIN)/pytest -n auto --ignore=tests/e2e --cov --cov-report=term

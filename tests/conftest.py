@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Before NumPy is loaded: the matrices here are small, and threads of every worker would fight over the same cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 import sqlalchemy.event
 from hypothesis import settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from support.cli import tuner
@@ -88,11 +90,21 @@ def test_a_trial_is_shown_from_the_database_and_with_its_pod_if_there_is_one(clu
     assert said.code == 0
     assert "state: measured" in said.out
     assert "--max-running-requests" in said.out
+    assert "\nsimulated: True\n" in said.out, "the engine of this cluster is one"
+    known = json.loads(tuner("trial", "show", "0", *SPACE, "--json").out)
+    assert known["constraints"]["ttft_p95_s"] <= 0
     found = json.loads(tuner("trial", "show", "0", *SPACE, "--json", "--namespace", "demo").out)
     assert (found["state"], found["pod"], found["node"][:3] in ("amd", "nvi")) == ("measured", None, True)
     left_behind(cluster, found["id"])
     found = json.loads(tuner("trial", "show", found["id"], *SPACE, "--json", "--namespace", "demo").out)
     assert (found["pod"]["phase"], found["pod"]["node"]) == ("Succeeded", "amd-1")
+
+
+def test_a_document_is_written_for_people_with_four_digits_and_without_what_is_empty():
+    document = {"rate": 2.00000123, "gpu_seconds": 31250.4567, "levels": [{"p95_s": 1.23456789, "why": ""}], "tail": ""}
+    written = list(on_cluster.as_lines({**document, "nested": {"share": 0.0, "argv": ["a", 1.5]}}))
+    told = ["rate: 2", "gpu_seconds: 31250", "levels:", "  - p95_s 1.235", "nested:", "  share: 0", "  argv: a 1.5"]
+    assert written == told
 
 
 @pytest.mark.parametrize("asked", ["7", "c0", "twins-9-nope", "x"])
@@ -111,6 +123,18 @@ def test_logs_are_lines_for_people_and_what_is_stored_once_the_pod_is_gone(clust
         said = tuner("logs", "0", *SPACE, *options)
         level = "level 2.10 req/s: p95 1.20 s, holds"
         assert said.out.splitlines() == [f"trial {found['id']}, attempt 1", "measuring", level, "measured"]
+
+
+def test_following_ends_with_what_is_stored_when_the_controller_was_faster(cluster, monkeypatch):
+    found = json.loads(tuner("trial", "show", "0", *SPACE, "--json").out)
+    left_behind(cluster, found["id"])
+    pod = on_cluster.pod_of(on_cluster.clusters_of(None, "demo", None), uid(), found["id"])
+    looks = iter((pod, None))
+    monkeypatch.setattr(on_cluster, "pod_of", lambda *_: next(looks))
+    monkeypatch.setattr(on_cluster, "has_ended", lambda _pod: False)
+    lines = tuner("logs", "0", *SPACE, "--follow").out.splitlines()
+    assert lines[0] == f"trial {found['id']}, attempt 1"
+    assert lines[-1] == f"trial {found['id']}: measured (it has no pod any more)"
 
 
 def test_following_writes_every_line_once_until_the_end():
@@ -157,17 +181,29 @@ def test_objects_of_others_are_never_touched(cluster):
     assert [j["metadata"]["name"] for j in cluster.jobs()] == ["theirs"]
 
 
-def test_status_says_what_a_running_trial_does(cluster):
+def test_status_says_what_a_running_trial_does(cluster, tmp_path):
     cluster.kubelet.env["QUICK_RUNNER_S"] = "600"
     command = ("search", *SPACE, "--runtime", "kubernetes", "--new-study", "watched", "--cancel")
     env = {**os.environ, "PYTHONPATH": str(SUPPORT.parents[1])}
-    child = subprocess.Popen([sys.executable, "-c", "from tuner.cli import main; main()", *command], env=env)
+    said, asked_before = tmp_path / "said", len(cluster.requests("GET"))
+    with said.open("w") as err:
+        child = subprocess.Popen(
+            [sys.executable, "-c", "from tuner.cli import main; main()", *command], env=env, stderr=err
+        )
+
+    def seen(condition):
+        assert child.poll() is None, said.read_text()
+        return condition()
+
     try:
-        wait_for(lambda: any("tailLines" in path for path in cluster.requests("GET")), "a look at its log")
-        wait_for(lambda: shown("watched", "level 2.10 req/s: p95 1.20 s"), "the level to be shown")
-    finally:
+        looked = "tailLines"
+        wait_for(lambda: seen(lambda: looked in str(cluster.requests("GET")[asked_before:])), "a look at its log")
+        wait_for(lambda: seen(lambda: shown("watched", "level 2.10 req/s: p95 1.20 s")), "the level to be shown")
         child.send_signal(signal.SIGTERM)
-        assert child.wait(60) == 130
+        assert child.wait(60) == 130, said.read_text()
+    finally:
+        child.kill()
+        child.wait()
         del cluster.kubelet.env["QUICK_RUNNER_S"]
 
 
@@ -206,3 +242,19 @@ def test_a_stopped_search_drains_or_cancels_as_asked(cluster, tmp_path, option, 
     assert (trials["measured"] >= 1, trials["running"] == 0) == (drained, drained)
     assert ("waiting for the running trials" in said.err) == drained
     wait_for(lambda: not cluster.jobs() and not cluster.processes(), "no trial to be left")
+
+
+def test_the_pages_way_without_a_tuner_lets_go_of_a_pod(cluster):
+    """What docs/troubleshooting.md has kubectl send, and to which pods."""
+    left_behind(cluster)
+    page = (Path(__file__).parents[1] / "docs" / "troubleshooting.md").read_text()
+    (patch,) = re.findall(r"--type strategic --patch '(.+)'$", page, re.MULTILINE)
+    (selector,) = re.findall(r"kubectl get pods --selector (\S+)", page)
+    key, _, value = selector.partition("=")
+    (pod,) = [pod for pod in cluster.pods() if pod["metadata"]["labels"][key] == value]
+    cluster.store.delete("jobs", "demo", cluster.jobs()[0]["metadata"]["name"])
+    assert cluster.pods(), "the finalizer holds it"
+    path = f"{cluster.server.url}/api/v1/namespaces/demo/pods/{pod['metadata']['name']}"
+    kind = {"Content-Type": "application/strategic-merge-patch+json"}
+    urlopen(Request(path, patch.encode(), kind, method="PATCH"), timeout=30).close()
+    wait_for(lambda: not cluster.pods(), "the pod to go")

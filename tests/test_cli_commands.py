@@ -305,7 +305,7 @@ def test_a_limit_nothing_meets_ends_with_the_nearest_miss():
     said = tuner(*SEARCH)
     assert EXIT_NOTHING_FEASIBLE == said.code
     assert "search: ended, nothing tried meets the limits" in said.out
-    assert re.search(r"nearest miss: trial \d+, TTFT p95 0.\d+ s .*; ttft_p95_s is over by \d+%", said.out)
+    assert re.search(r"nearest miss: trial \d+, TTFT p95 0.\d+ s .*; TTFT p95 is over by \d+%", said.out)
     assert "tuner: no configuration tried meets the limits" in said.err
     exported = tuner("export", "helm", "--space", "space.yaml", "--allow-simulated", "--force", "--output", "v.yaml")
     assert (EXIT_NOTHING_FEASIBLE, "") == (exported.code, exported.out)
@@ -561,6 +561,8 @@ def test_the_simulated_engine_refuses_bad_options_as_sglang_does(args, words):
 
 def test_help_and_version():
     assert (0, True) == (tuner("--help").code, "search" in tuner("--help").out)
+    listed = re.findall(r"^\W+([a-z]+) {2,}[A-Z]", tuner("--help").out.split("Commands")[1], re.MULTILINE)
+    assert ["init", "validate", "plan", "doctor", "search"] == listed[:5], "in the order of their use"
     assert 0 == tuner("engine", "--help").code
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*\n", tuner("--version").out)
     assert EXIT_USAGE == tuner().code

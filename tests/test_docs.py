@@ -38,6 +38,10 @@ RUN_ELSEWHERE = {
     ),
     "tuner logs glm52-mi355x-7-0d1f6c0e2b7a -f": ("tests/test_cli_cluster.py", '"logs"'),
     "tuner trial show glm52-mi355x-7-0d1f6c0e2b7a": ("tests/test_cli_cluster.py", '"show"'),
+    "kubectl patch $pod --type strategic --patch "
+    '{"metadata": {"$deleteFromPrimitiveList/finalizers": ["sglang-tuner/harvest"]}}': (
+        "tests/test_cli_cluster.py", "--type strategic --patch"
+    ),
     "tuner gc": ("tests/test_cli_cluster.py", '"gc"'),
     "tuner report --space my-space.yaml": ("tests/report/test_report_page.py", 'tuner("report"'),
     "tuner compare glm52-mi355x glm52-b200": ("tests/report/test_report_compare.py", 'tuner("compare"'),

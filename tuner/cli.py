@@ -6,9 +6,10 @@ Results go to stdout, progress to stderr. Exit codes are those of `tuner.errors`
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tuner import __version__
 from tuner.commands import cluster, doctor, export, init, plan, probe, report, status
@@ -17,8 +18,25 @@ from tuner.commands.options import AsJson, Context, Namespace, Space, Storage, S
 from tuner.commands.output import counting, print_json, say, show
 from tuner.errors import EXIT_INTERRUPTED, EXIT_OK, TunerError, UsageError
 
+# As a user meets them: before a search, during it, after it, and what helps beside it.
+_ORDER = (
+    *("init", "validate", "plan", "doctor"),
+    *("search", "status", "trial", "logs"),
+    *("report", "compare", "export", "gc"),
+    *("probe", "predict", "engine"),
+)
+
+
+class _InOrder(TyperGroup):
+    """Lists the commands in the order of their use."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+
 app = typer.Typer(
     name="tuner",
+    cls=_InOrder,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -186,7 +186,6 @@ def _given(on_cluster: OnCluster) -> str:
 
 def _problem(request: Request, points: Points) -> Problem:
     from tuner.study.assemble import Where, problem_of
-    from tuner.trial.spec import Deadlines
 
     simulated = request.runtime == "simulated"
     where = Where(
@@ -194,7 +193,7 @@ def _problem(request: Request, points: Points) -> Problem:
         world=_world(request) if simulated else None,
         program=tuple(shlex.split(request.engine_command)) if request.engine_command else (),
     )
-    problem = problem_of(points, name=request.name, where=where, trials=request.trials, deadlines=Deadlines())
+    problem = problem_of(points, name=request.name, where=where, trials=request.trials)
     if request.only:
         from tuner.study.again import only_these
 

@@ -21,7 +21,7 @@ from tuner.study.access import check_access
 from tuner.study.assemble import Where, problem_of
 from tuner.study.points import Points
 from tuner.study.problem import Problem
-from tuner.trial.spec import Deadlines, TrialSpec
+from tuner.trial.spec import TrialSpec
 
 _NO_STUDY = "doctor"
 """Labels the Job of the dry run where a study's uid would stand."""
@@ -64,7 +64,7 @@ def examine(asked: Question, connected: Callable[[str | None, str | None], Clust
     targets = _targets(asked, space)
     clusters = {name: connected(target.context, target.namespace) for name, target in targets.items()}
     name = asked.study or space.name
-    problem = problem_of(asked.points, name=name, where=Where(simulated=False), trials=None, deadlines=Deadlines())
+    problem = problem_of(asked.points, name=name, where=Where(simulated=False), trials=None)
     seen: dict[tuple[str, str], SiteFacts] = {}
     for pool, target in targets.items():
         cluster = clusters[pool]

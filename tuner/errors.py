@@ -4,7 +4,6 @@ TunerError
 ├─ UsageError            exit 2: the user can fix it (space file, option, storage address)
 │  └─ SpaceError         the same, with every problem's file:line:column
 ├─ NothingFeasible       exit 3: no configuration tried meets the limits
-├─ NoConfirmedWinner     exit 4: ended without a confirmed winner
 └─ RuntimeUnusable       exit 5: nothing can run; the study is intact and can be resumed
 
 A bad configuration, a lost node or a doubtful measurement is not an exception: it is a `TrialResult`.
@@ -58,12 +57,6 @@ class NothingFeasible(TunerError):  # noqa: N818 - a finding, not a fault
     """No configuration tried meets the limits."""
 
     exit_code = EXIT_NOTHING_FEASIBLE
-
-
-class NoConfirmedWinner(TunerError):  # noqa: N818 - a finding, not a fault
-    """The search ended without a configuration that a confirmation run has upheld."""
-
-    exit_code = EXIT_UNCONFIRMED
 
 
 class RuntimeUnusable(TunerError):  # noqa: N818 - reads as the state it reports

@@ -120,7 +120,7 @@ def pod_summary(pod: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_lines(document: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """A document for people: `key: value`, one a line, what is empty left out."""
+    """A document for people: `key: value`, one a line, what is empty left out, figures to four digits."""
     for key, value in document.items():
         if isinstance(value, Mapping) and value:
             yield f"{indent}{key}:"
@@ -128,10 +128,17 @@ def as_lines(document: Mapping[str, Any], indent: str = "") -> Iterator[str]:
         elif isinstance(value, (list, tuple)) and value and all(isinstance(item, Mapping) for item in value):
             yield f"{indent}{key}:"
             for item in value:
-                yield f"{indent}  - " + ", ".join(f"{k} {v}" for k, v in item.items() if v not in (None, "", [], {}))
+                said = (f"{k} {_in_words(v)}" for k, v in item.items() if v not in (None, "", [], {}))
+                yield f"{indent}  - " + ", ".join(said)
         elif value not in (None, "", [], {}, ()):
-            words = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            words = " ".join(map(_in_words, value)) if isinstance(value, (list, tuple)) else _in_words(value)
             yield f"{indent}{key}: {words}"
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
 
 
 # --- what is left behind

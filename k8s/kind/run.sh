@@ -13,6 +13,8 @@ pretend_gpus() {
   for node in $(kube get nodes --selector "gpu-pool=$pool" --output name); do
     kube patch "$node" --subresource=status --type=json \
       --patch "[{\"op\": \"add\", \"path\": \"/status/capacity/${resource//\//~1}\", \"value\": \"8\"}]"
+    # The kubelet takes a moment to say that they may be handed out.
+    kube wait "$node" --for=jsonpath="{.status.allocatable.${resource//./\\.}}"=8 --timeout=60s
   done
 }
 
@@ -28,9 +30,11 @@ up() {
 }
 
 search() {
-  kube create configmap tuner-space --from-file=k8s/kind/space.yaml --dry-run=client --output yaml | kube apply --filename -
+  kube delete job tuner-search --ignore-not-found --cascade=foreground # of an earlier search, whose study goes on
+  kube create configmap tuner-space --from-literal=space.yaml="$(sed "s|sglang-tuner:kind|$IMAGE|" k8s/kind/space.yaml)" \
+    --dry-run=client --output yaml | kube apply --filename -
   sed "s|sglang-tuner:VERSION|$IMAGE|" k8s/search-job.yaml | kube apply --filename -
-  kube wait --for=condition=Ready pod --selector app.kubernetes.io/name=sglang-tuner --timeout=180s
+  kube wait job/tuner-search --for=jsonpath='{.status.ready}'=1 --timeout=180s
   kube logs --follow job/tuner-search
 }
 

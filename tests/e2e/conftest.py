@@ -19,8 +19,8 @@ from support.trials import wait_for
 DATA = Path(__file__).parent / "data"
 MARK = "TUNER_E2E_TEST"
 ENGINE = [sys.executable, "-m", "tuner.simulator", "--accelerator", "mi355x", "--startup-scale", "0", "--world", "1"]
-LONGEST_S = 300.0
-"""A search of half a minute, several times over: on a busy machine measurements are invalid and are repeated."""
+LONGEST_S = 900.0
+"""Against hangs alone. A search of half a minute, but on a busy machine all is slow, invalid and repeated."""
 
 
 class Folder:
@@ -55,7 +55,9 @@ class Folder:
     def tuner(self, *args, code=0):
         """Run `tuner ARGS` to its end; what it printed."""
         child = self.begin(*args)
-        assert child.wait(LONGEST_S) == code, self.err
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(LONGEST_S)
+        assert child.poll() == code, self.err
         return (self.path / "out").read_text()
 
     def json(self, *args, code=0):

@@ -17,7 +17,7 @@ from support.trials import wait_for
 import tuner
 from tuner.study.retry import INVALID_REPEATS
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = pytest.mark.timeout(2000)
 
 README = Path(tuner.__file__).parents[1] / "README.md"
 

@@ -1,5 +1,7 @@
 """Searches on the cluster that KUBECONFIG points to: runner and simulated engine as real containers.
 
+A node must advertise GPUs, if only pretended ones (k8s/kind/README.md says how). The trials ask for no right that a
+namespace under PodSecurity `restricted` refuses, and the controller for none that k8s/rbac.yaml does not grant.
 Skipped where KUBECONFIG or TUNER_E2E_TUNER_IMAGE is not set. Variables:
 
     TUNER_E2E_TUNER_IMAGE      image with the runner's bundle (k8s/Dockerfile)
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shlex
 import signal
 from contextlib import suppress
@@ -24,9 +27,10 @@ from support.trials import wait_for
 
 from tuner.launch.spaces import open_space
 from tuner.runtime.kubernetes.assemble import places_of
-from tuner.runtime.kubernetes.client import connect
+from tuner.runtime.kubernetes.client import ApiError, connect
 from tuner.runtime.kubernetes.job import job_manifest
 from tuner.runtime.kubernetes.names import LABEL_STUDY, LABEL_STUDY_NAME
+from tuner.runtime.kubernetes.site import Site
 from tuner.study.assemble import Where, problem_of
 from tuner.study.points import evaluate
 from tuner.trial.spec import Deadlines
@@ -40,6 +44,7 @@ pytestmark = [
         not (os.environ.get("KUBECONFIG") and TUNER_IMAGE), reason="needs KUBECONFIG and TUNER_E2E_TUNER_IMAGE"
     ),
     pytest.mark.timeout(3 * LONG_S),
+    pytest.mark.xdist_group("real cluster"),  # one after the other: there may be one node with GPUs
 ]
 
 
@@ -48,14 +53,19 @@ def space_of(name):
     engine = shlex.split(os.environ.get("TUNER_E2E_ENGINE", "python3 -m tuner.simulator"))
     engine += ["--accelerator", "mi355x", "--architecture", "glm-5.2", "--startup-scale", "0"]
     asked = {"cpu": os.environ.get("TUNER_E2E_CPU", "500m"), "memory": os.environ.get("TUNER_E2E_MEMORY", "512Mi")}
-    trial = {"name": "trial", "resources": {"requests": asked, "limits": {"memory": "2Gi"}}}
+    trial = {
+        "name": "trial",
+        "resources": {"requests": asked, "limits": {"memory": "2Gi"}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"add": None, "drop": ["ALL"]}},
+    }
+    nobody = {"runAsNonRoot": True, "runAsUser": 65534, "seccompProfile": {"type": "RuntimeDefault"}}
     pool = {
         "accelerator": "mi355x",
         "engine": {"kind": "sglang", "version": "0.5.16", "command": engine},
         "image": os.environ.get("TUNER_E2E_ENGINE_IMAGE", TUNER_IMAGE),
         "gpus_per_node": int(os.environ.get("TUNER_E2E_GPUS", "8")),
         "usd_per_gpu_hour": 2.0,
-        "pod_patch": {"spec": {"containers": [trial]}},
+        "pod_patch": {"spec": {"securityContext": nobody, "containers": [trial]}},
     }
     return {
         "version": 1,
@@ -86,14 +96,16 @@ def space_of(name):
 
 @pytest.fixture
 def home(folder):
-    """A user's folder with the space, and afterwards an empty namespace as far as its studies go."""
-    folder.space.write_text(yaml.safe_dump(space_of("e2e")))
+    """A user's folder with a space of its own name, and afterwards a namespace without anything of it."""
+    folder.name = f"e2e-{secrets.token_hex(3)}"
+    folder.space.write_text(yaml.safe_dump(space_of(folder.name)))
     folder.env["TUNER_IMAGE"] = TUNER_IMAGE
     yield folder
-    cluster = connect(None, NAMESPACE)
-    for job in cluster.list_jobs(f"{LABEL_STUDY_NAME} in (e2e,e2e-other)"):
-        with suppress(Exception):
-            cluster.delete_job(job["metadata"]["name"], job["metadata"]["uid"])
+    site = Site(connect(None, NAMESPACE))
+    site.fill(*site.cluster.list_trials(f"{LABEL_STUDY_NAME}={folder.name}"))
+    for key in site.left():
+        with suppress(ApiError):
+            site.remove(key)
 
 
 def search(*args):
@@ -101,9 +113,9 @@ def search(*args):
     return "search", "--space", "tiny.yaml", "--runtime", "kubernetes", *where, *args
 
 
-def objects(study_uid=None):
+def objects(home, study_uid=None):
     cluster = connect(None, NAMESPACE)
-    found = cluster.list_trials(f"{LABEL_STUDY}={study_uid}" if study_uid else f"{LABEL_STUDY_NAME}=e2e")
+    found = cluster.list_trials(f"{LABEL_STUDY}={study_uid}" if study_uid else f"{LABEL_STUDY_NAME}={home.name}")
     return [thing["metadata"]["name"] for things in found for thing in things]
 
 
@@ -117,7 +129,7 @@ def measured(home, *args):
 def test_a_search_ends_and_leaves_nothing(home):
     found = measured(home)
     assert found["simulated"] is True
-    wait_for(lambda: not objects(found["uid"]), "the namespace to be empty", 120.0)
+    wait_for(lambda: not objects(home, found["uid"]), "the namespace to be empty", 120.0)
     shown = home.json("trial", "show", "0", "--space", "tiny.yaml")
     assert shown["node"]
     assert shown["gpu_seconds"] > 0
@@ -128,38 +140,38 @@ def test_a_search_ends_and_leaves_nothing(home):
 
 def test_a_killed_controller_is_succeeded_by_one_that_adopts(home):
     child = home.begin(*search())
-    wait_for(lambda: objects() or child.poll() is not None, "a trial to be there", LONG_S)
+    wait_for(lambda: objects(home) or child.poll() is not None, "a trial to be there", LONG_S)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    before = set(objects())
+    before = set(objects(home))
     assert before, "the trial outlives its controller"
     found = measured(home)
     assert sum(found["trials"].values()) >= 1
-    wait_for(lambda: not objects(found["uid"]), "the namespace to be empty", 120.0)
+    wait_for(lambda: not objects(home, found["uid"]), "the namespace to be empty", 120.0)
 
 
 def test_a_stopped_controller_leaves_its_trial_and_cancel_deletes_it(home):
     child = home.begin(*search())
-    wait_for(lambda: objects() or child.poll() is not None, "a trial to be there", LONG_S)
+    wait_for(lambda: objects(home) or child.poll() is not None, "a trial to be there", LONG_S)
     os.kill(child.pid, signal.SIGTERM)
     assert child.wait(60) == 130
-    assert objects()
+    assert objects(home)
     child = home.begin(*search("--cancel"))
     wait_for(lambda: "trial 0" in home.err or child.poll() is not None, "its adoption", LONG_S)
     os.kill(child.pid, signal.SIGTERM)
     assert child.wait(60) == 130
-    wait_for(lambda: not objects(), "the namespace to be empty", 120.0)
+    wait_for(lambda: not objects(home), "the namespace to be empty", 120.0)
 
 
 def test_two_studies_of_one_space_leave_each_other_alone(home):
     first = home.begin(*search())
-    wait_for(lambda: objects() or first.poll() is not None, "its first trial", LONG_S)
-    theirs = set(objects())
+    wait_for(lambda: objects(home) or first.poll() is not None, "its first trial", LONG_S)
+    theirs = set(objects(home))
     second = home.path / "second"
     second.mkdir()
     (second / "tiny.yaml").write_text(home.space.read_text())
     home.env["TUNER_STORAGE"] = f"sqlite:///{second}/other.db"
-    found = home.json(*search("--study", "e2e"), code=4)
+    found = home.json(*search("--study", home.name), code=4)
     assert found["trials"]["measured"] + found["trials"]["invalid"] >= 1
     assert first.wait(LONG_S) == 4, "the other search came to its own end"
     assert theirs
@@ -175,21 +187,21 @@ def test_two_studies_of_one_space_leave_each_other_alone(home):
     ],
 )
 def test_what_cannot_work_is_said_and_leaves_nothing(home, change, code, says):
-    document = space_of("e2e")
+    document = space_of(home.name)
     change(document["pools"]["mi355x"])
     home.space.write_text(yaml.safe_dump(document))
     home.tuner(*search(), code=code)
     assert any(part in home.err for part in says.split("|")), home.err
-    wait_for(lambda: not objects(), "the namespace to be empty", 120.0)
+    wait_for(lambda: not objects(home), "the namespace to be empty", 120.0)
 
 
 def test_the_server_accepts_the_job_of_a_trial(home):
     """A dry run, which finds unknown fields and what does not add up."""
     space = open_space(str(home.space))
     points = evaluate(space)
-    problem = problem_of(points, name="e2e", where=Where(simulated=False), trials=1, deadlines=Deadlines())
+    problem = problem_of(points, name=home.name, where=Where(simulated=False), trials=1, deadlines=Deadlines())
     config = points.valid[0].config
-    spec = problem.make_spec(config, f"e2e-0-{config.fingerprint}", 1, 0, None, None)
+    spec = problem.make_spec(config, f"{home.name}-0-{config.fingerprint}", 1, 0, None, None)
     (place,) = places_of(space.spec.pools, [8], namespace=NAMESPACE, context=None, tuner_image=TUNER_IMAGE).values()
     answer = place.site.cluster.create_job(job_manifest(spec, place.target, "0123456789ab"), dry_run=True)
-    assert answer["metadata"]["name"].startswith("e2e-0-")
+    assert answer["metadata"]["name"].startswith(f"{home.name}-0-")

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 from support.cli import tuner
+from support.crowds import left_alone
 from support.loopback_engine import LoopbackEngine
 from support.traffic import SECRET, a_trace, some_prompts
 
@@ -64,12 +65,16 @@ def test_a_concurrency_is_held():
 
 
 def test_a_capacity_is_found_with_its_bracket():
-    with serving(LoopbackEngine(token_s=0.01)) as url:
-        said = tuner("probe", "--url", url, *SIZE, "--find-capacity", "--ttft-p95", 0.25, "--json")
-    document = json.loads(said.out)
-    if document["capacity_req_per_s"] is None:  # a crowded machine: said so
-        assert (said.code, document["valid"]) == (4, False)
-        return
+    def found():
+        with serving(LoopbackEngine(token_s=0.01)) as url:
+            said = tuner("probe", "--url", url, *SIZE, "--find-capacity", "--ttft-p95", 0.25, "--json")
+        return said.code, json.loads(said.out)
+
+    _, document = left_alone(
+        found,
+        lambda seen: seen[1]["capacity_req_per_s"] is not None,
+        lambda seen: (seen[0], seen[1]["valid"]) == (4, False),
+    )
     assert document["bracket"][0] == document["capacity_req_per_s"] < document["bracket"][1]
     assert document["levels"]
     assert document["chunk_gap_p95_s"] > 0.009  # 10 ms, and what the machine adds
@@ -115,11 +120,11 @@ def test_another_length_than_planned_is_invalid_not_slow():
 
 
 def test_a_client_that_stands_still_shows_it_and_is_not_believed():
-    """300 ms in which this process does nothing: seen in TTFT from the schedule, and the level is invalid."""
-    engine = LoopbackEngine()
+    """A fifth of the time this process does nothing: seen in TTFT from the schedule, and the level is invalid."""
+    engine = LoopbackEngine(slots=64)  # what left late does not wait for its turn as well
 
     def stall(_: str) -> None:
-        asyncio.get_running_loop().call_later(1.0, time.sleep, 0.3)
+        asyncio.get_running_loop().call_later(1.0, time.sleep, 0.6)
 
     from tuner.probe.command import ProbeRequest, probe_endpoint
     from tuner.probe.probe import Watch, run
@@ -129,9 +134,9 @@ def test_a_client_that_stands_still_shows_it_and_is_not_believed():
         watch = Watch(on_progress=lambda text: stall(text) if text.startswith("level") else None)
         document = run(probe_endpoint(request, watch)).document
     assert document["valid"] is False
-    assert any("stood still for 0." in reason for reason in document["invalid_reasons"])
-    assert document["client"]["longest_stall_s"] >= 0.28
-    assert document["ttft_p95_s"] > document["ttft_sent_p95_s"] + 0.1
+    assert any("stood still for " in reason for reason in document["invalid_reasons"])
+    assert document["client"]["longest_stall_s"] >= 0.58
+    assert document["ttft_p95_s"] > document["ttft_sent_p95_s"] + 0.1  # a twentieth of all left 0.45 s late or more
 
 
 PLAIN = dict.fromkeys(("/health", "/server_info", "/v1/models", "/flush_cache"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from tuner.report.comparing.evidence import Evidence, breakpoints, capacity_at, 
 from tuner.report.comparing.offers import Offer, decide, scored
 from tuner.report.comparing.reference import study_address
 from tuner.report.comparing.sides import Named, hourly, limits_of, offers_of
+from tuner.study.problem import ConfirmPlan
 from tuner.study.summary import Figures, read_summary
 
 TUNED = LIMITS.as_json()
@@ -172,6 +174,21 @@ def test_a_refuted_configuration_does_not_win():
     assert decide([refuted, slower], at(9.0)).winner.offer.trial == 0  # only those limits were missed
 
 
+@pytest.mark.parametrize(
+    ("limits", "rate", "confirmed"),
+    [
+        (TUNED, 1.9, True),
+        (TUNED, 1.0, True),  # less is easier
+        (TUNED, 2.0, False),
+        (at(9.0), 1.9, True),  # looser is easier
+        (at(3.0), 1.0, False),
+        ({**TUNED, "tpot_p95_ms": 40.0}, 1.9, False),  # nobody looked at that
+    ],
+)
+def test_a_winner_is_confirmed_where_runs_held_as_much_under_limits_no_looser(limits, rate, confirmed):
+    assert Evidence((a_trial(),), confirmed=((TUNED, 1.9),)).confirmed_at(limits, rate) is confirmed
+
+
 def test_a_missed_confirmation_bounds_the_capacity_at_stricter_limits():
     run = a_trial(infeasible, levels=[a_level(0, 1.9, 6.0, "misses")])
     known = capacity_at(Evidence((a_trial(levels=LEVELS),), (run,), (TUNED,)), at(3.5))
@@ -264,7 +281,15 @@ def folder(tmp_path_factory):
 
     stored(folder, with_levels, name="two", pools=("mi355x", "b200"), seeds=[])
     stored(folder, raced, name="raced", seeds=[("slow", a_config(running=32)), ("fast", a_config())], trials=3)
+    stored(folder, a_long_level, name="alone", trials=1, seeds=[("one", a_config())], confirm=ConfirmPlan(top=0))
     return folder
+
+
+def a_long_level(spec):
+    """Two levels near the capacity, of enough requests to be judged at another limit."""
+    found = with_levels(spec)
+    levels = tuple(replace(level, requests=800) for level in found.levels)
+    return replace(found, levels=levels, saturation_req_per_s=1.01 * found.capacity_req_per_s)
 
 
 def read(folder, name):
@@ -296,11 +321,21 @@ def test_the_command_tells_ratios_and_the_decision(folder, monkeypatch):
     assert said.code == 0
     assert "SIMULATED" in said.out
     assert "of the cost per token; the order turns at a price ratio of" in said.out
-    assert "decided: trial" in said.out
+    assert re.search(r"decided: trial \d+ of two, \$[\d.]+ per million, (not )?confirmed at these limits", said.out)
+    assert re.search(r": b200 is the cheaper one below \$[\d.]+ an hour, now \$[\d.]+$", said.out, re.MULTILINE)
     doc = json.loads(tuner("compare", "two", "raced.db", "--json").out)
     assert doc["studies"] == ["two", "raced"]
     assert doc["winner"]["usd_per_million_output_tokens"] > 0
     assert {row["ttft_p95_s"] for row in doc["by_ttft_limit"]} >= {5.0}
+
+
+def test_a_winner_that_nothing_confirmed_at_the_limit_comes_with_the_command_that_does(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    doc = json.loads(tuner("compare", "two", "--json").out)
+    assert (doc["winner"]["confirmed"], doc["confirm_commands"]) == (True, [])
+    said = tuner("compare", "alone", "--limit", "ttft_p95_s=6")
+    assert "not confirmed at these limits" in said.out
+    assert "--limit ttft_p95_s=6 --new-study alone-ttft6 --seed-from alone --only 0" in said.out
 
 
 def test_the_command_offers_to_run_exactly_what_is_undecided(folder, monkeypatch):

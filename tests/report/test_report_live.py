@@ -132,9 +132,11 @@ def test_a_finished_study_shows_its_verdicts_best_and_end(tmp_path):
 
 def test_a_study_nobody_told_of_is_shown_without_stages(tmp_path):
     database = searched(tmp_path)
-    study = optuna.load_study(study_name="demo", storage=database)
+    storage = open_storage(database)
+    study = optuna.load_study(study_name="demo", storage=storage.backend)
     study.set_user_attr("bulletin", {})
     study.set_user_attr("exit_reason", None)
+    storage.close()
     assert view_of(read(database), 0.0).phase == "searching, or killed from outside"
 
 

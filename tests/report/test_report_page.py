@@ -108,9 +108,10 @@ def test_the_summary_says_what_to_run_how_sure_and_for_how_much(reports):
     report = reports["good"]
     text = " ".join("".join(Outline(page(report)).text).split())
     best = report.summary.best
-    assert f"Trial {best.trial}: {best.label}" in text
-    assert "90 % interval" in text
-    assert ("A clear winner." in text) is report.certainty.clear
+    assert f"Trial {best.trial}: configuration and launch command" in text
+    assert "TTFT p95 <= 5 s, error rate <= 0.5%" in text
+    assert "90% interval" in text
+    assert ("Confirmed, and a clear winner." in text) is report.certainty.clear
     assert "Confirmed: 1 further run held" in text
     assert "limit 5 s" in text
     assert best.args[0] in text
@@ -135,7 +136,10 @@ def test_a_refuted_best_is_said_to_be_refuted(tmp_path):
         return infeasible(spec) if spec.confirm else with_levels(spec)
 
     report = gather(a_summary(tmp_path, script, confirm=ConfirmPlan(top=8, repeats=1, minutes=1), trials=4))
-    assert "Refuted" in page(report)
+    text = page(report)
+    assert "Refuted: do not deploy this." in text
+    assert "clear winner" not in text
+    assert not report.certainty.clear
 
 
 def test_what_is_cheaper_than_the_best_but_refuted_is_below_it_with_a_minus(tmp_path):
@@ -149,8 +153,11 @@ def test_what_is_cheaper_than_the_best_but_refuted_is_below_it_with_a_minus(tmp_
     report = gather(a_summary(tmp_path, script, confirm=ConfirmPlan(top=8, repeats=1, minutes=1), trials=4))
     assert report.ranked[0].standing == "holds"
     ranking = Outline(page(report)).text
-    assert any(re.fullmatch(r"-\d+\.\d%", word) for word in ranking)
+    assert any(re.fullmatch(r"-\d+(\.\d)?%", word) for word in ranking)
     assert "+-" not in "".join(ranking)
+    refuted_one = next(f for f in report.ranked if f.standing == "missed")
+    words = "Measured cheaper, but refuted: a confirmation run missed a limit at its rate:"
+    assert f"{words} trial {refuted_one.trial} " in page(report)
 
 
 def test_an_empty_study_is_a_page_too(reports):

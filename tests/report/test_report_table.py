@@ -17,6 +17,7 @@ from tuner.report.table import nearest_miss, print_summary
 from tuner.study.problem import Budget, ConfirmPlan
 from tuner.study.search import search
 from tuner.study.summary import read_summary
+from tuner.trial.result import UNSPECIFIED, Failure, TrialResult
 
 
 def a_summary(tmp_path, script, **changes):
@@ -50,9 +51,34 @@ def test_the_best_is_compared_with_the_baseline(tmp_path):
 
 def test_a_study_without_a_feasible_trial_shows_the_nearest_miss_and_by_how_much(tmp_path):
     summary = a_summary(tmp_path, infeasible)
-    assert "no configuration meets the limits (ttft_p95_s <= 5" in shown(summary)
+    assert "no configuration meets the limits (TTFT p95 <= 5 s" in shown(summary)
     assert "TTFT p95 7.5 s" in nearest_miss(summary)
-    assert "ttft_p95_s is over by 50%" in nearest_miss(summary)
+    assert "TTFT p95 is over by 50%: it would hold with TTFT p95 <= 7.5 s" in nearest_miss(summary)
+
+
+def test_a_miss_by_an_unknown_amount_has_no_figure(tmp_path):
+    """An external command may say `infeasible` and no more."""
+    said = nearest_miss(a_summary(tmp_path, lambda spec: TrialResult(spec.id, "infeasible")))
+    assert "by how much was not told" in said
+    assert "%" not in said.partition("nearest miss")[2]
+
+
+def test_a_miss_by_a_known_amount_is_nearer_than_one_by_an_unknown(tmp_path):
+    def script(spec):
+        return TrialResult(spec.id, "infeasible", ttft_p95_s=15.0 if "-2-" in spec.id else None)
+
+    assert a_summary(tmp_path, script).nearest_miss.ttft_p95_s == 15.0
+
+
+@pytest.mark.parametrize(
+    ("alike", "reason"), [(True, "all 4 trials failed for one reason: out of memory"), (False, None)]
+)
+def test_failures_without_a_kind_are_one_reason_only_if_their_words_agree(tmp_path, alike, reason):
+    def script(spec):
+        words = "out of memory" if alike else f"no such thing as {spec.fingerprint}"
+        return TrialResult(spec.id, "failed", failure=Failure("configuration", UNSPECIFIED, words))
+
+    assert a_summary(tmp_path, script).common_failure == reason
 
 
 def test_one_common_reason_is_said_first(tmp_path):

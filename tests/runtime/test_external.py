@@ -66,6 +66,9 @@ def test_stderr_is_progress(run):
         (f"echo '{json.dumps(GOOD | {'id': 't-2'})}'", "no_result", "for trial 't-2', not for 't-1'"),
         (f"echo '{json.dumps(GOOD | {'state': 'fine'})}'", "no_result", "`state`"),
         (f"echo '{json.dumps(GOOD | {'ttft_p95_s': None})}'", "no_result", "ttft_p95_s must be a finite number"),
+        (f"echo '{json.dumps(GOOD | {'gpu_seconds': 'long'})}'", "no_result", "gpu_seconds must be a finite number"),
+        (f"echo '{json.dumps(GOOD | {'node': 7})}'", "no_result", "node must be a text"),
+        (f"echo '{json.dumps(GOOD | {'failure': {'class': 'bad'}})}'", "no_result", "class of a failure is one of"),
         ("sleep 60", "timeout", "longer than 1 s"),
     ],
 )
@@ -76,6 +79,38 @@ def test_whatever_is_not_a_result_is_infrastructure_and_says_why(run, script, ki
     assert (last.result.failure.failure_class, last.result.failure.kind) == ("infrastructure", kind)
     assert says in last.result.failure.message
     assert last.result.gpu_seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("failure", "failure_class", "kind", "message"),
+    [
+        (None, "configuration", "unspecified", ""),
+        ("out of memory", "configuration", "unspecified", "out of memory"),
+        ({"message": "out of memory"}, "configuration", "unspecified", "out of memory"),
+        ({"kind": "oom"}, "configuration", "oom", ""),
+        ({"class": "infrastructure", "kind": "preempted"}, "infrastructure", "preempted", ""),
+    ],
+)
+def test_a_failure_written_by_hand_needs_no_more_than_its_state(run, failure, failure_class, kind, message):
+    *_, last = run(f"echo '{json.dumps({'id': 't-1', 'state': 'failed', 'failure': failure})}'")
+    told = last.result.failure
+    assert (told.failure_class, told.kind, told.message) == (failure_class, kind, message)
+
+
+def test_a_ttft_that_never_ends_is_no_figure(run):
+    """json.dumps of a simulator's infinity: the trial missed its limit, by how much is not known."""
+    *_, last = run("""echo '{"id": "t-1", "state": "infeasible", "ttft_p95_s": Infinity, "bound_req_per_s": NaN}'""")
+    assert last.result.state == "infeasible"
+    assert last.result.ttft_p95_s is None
+    assert last.result.bound_req_per_s is None
+
+
+def test_the_time_of_a_trial_that_does_not_tell_its_own_is_what_the_command_took(run):
+    """Else a budget of GPU-hours or USD would never end a search through a command."""
+    *_, last = run(f"sleep 0.2; echo '{json.dumps(GOOD)}'", gpus=8)
+    assert last.result.gpu_seconds >= 8 * 0.2
+    *_, last = run(f"echo '{json.dumps(GOOD | {'gpu_seconds': 7200.0})}'", gpus=8)
+    assert last.result.gpu_seconds == 7200.0
 
 
 def test_a_simulated_result_stays_marked(run):

@@ -168,6 +168,12 @@ def test_the_nearest_name_or_a_short_list(name, known, words):
     assert did_you_mean(name, known) == words
 
 
+def test_a_workload_written_by_hand_needs_its_lengths_only():
+    assert Workload.from_json({"input_tokens": 100, "output_tokens": 20}) == Workload(
+        Length.fixed(100), Length.fixed(20)
+    )
+
+
 def test_workload_and_limits_survive_json():
     workload = Workload(LENGTHS[1], LENGTHS[2], 0.6, 4, "constant", "completions", Sampling(0.0, 0.9, False, False))
     assert Workload.from_json(workload.as_json()) == workload

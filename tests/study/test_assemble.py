@@ -13,7 +13,7 @@ from tuner.launch.dialect import canonical, dialect
 from tuner.launch.parse import parse_argv
 from tuner.launch.spaces import open_space
 from tuner.space.find import shipped_spaces
-from tuner.study.assemble import Where, config_from, identity, problem_of
+from tuner.study.assemble import Where, config_from, deadlines_of, identity, problem_of
 from tuner.study.history import differences
 from tuner.study.points import evaluate
 from tuner.study.problem import coordinates
@@ -71,6 +71,7 @@ def changed(folder, old, new):
         ("namespace: ml", "namespace: other"),
         ("queue: batch", "queue: night"),
         ("files: {config_map: prompts}", "files: {pvc: traces}"),
+        ("seeds:\n", "deadlines: {ready: 90m, probe: 1h}\nseeds:\n"),
         ("name: small", "name: other"),
         ("why: because", "why: for another reason"),
         ("rules:\n", "rules:\n  - {id: w, warn: layout.tp == 8, why: mind it}\n"),
@@ -79,6 +80,17 @@ def changed(folder, old, new):
 )
 def test_what_changes_no_measurement_may_change_between_resumes(tmp_path, old, new):
     assert not changed(tmp_path, old, new)
+
+
+def test_the_deadlines_of_the_file_are_those_of_every_trial(tmp_path):
+    said = "deadlines: {ready: 90m, first_token: 20, probe: 1h, stop: 5s, memory_free: 2}\nseeds:\n"
+    made = problem(evaluate(open_space(str(small_space(tmp_path, ("seeds:\n", said))))))
+    spec = made.make_spec(made.candidates[0].config, "a-0-x", 1, 0, None, None)
+    assert spec.deadlines == Deadlines(5400.0, 20.0, 3600.0, 5.0, 2.0)
+
+
+def test_a_file_without_deadlines_has_those_of_a_trial_without(tmp_path):
+    assert deadlines_of(open_space(str(small_space(tmp_path))).spec.deadlines) == Deadlines()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +180,7 @@ def test_own_definitions_travel_with_a_trial(tmp_path):
 
 
 def problem(points, **changes):
-    how = {"name": "s", "where": HERE, "trials": None, "deadlines": Deadlines()}
+    how = {"name": "s", "where": HERE, "trials": None}
     return problem_of(points, **how | changes)
 
 

@@ -76,6 +76,29 @@ def test_a_new_study_runs_the_old_ones_trials_and_ends(database, tmp_path):
     assert (outcome.exit_reason, outcome.stopped_by) == ("confirmed", "chosen")
 
 
+def test_a_new_study_goes_on_with_other_trials_of_the_old_one(database, tmp_path):
+    """What one comparison leaves undecided, the next command runs in the study that the first began."""
+    begun(database)
+    url = f"sqlite:///{tmp_path}/new.db"
+    for numbers in ([3, 4], [1], [1]):
+        problem = only_these(a_problem(name="new", confirm=PLAN), url, numbers, old=("demo", database))
+        outcome = search(problem, url, FakeCluster(measured).controller(), poll_s=1e4)
+        assert outcome.stopped_by == "chosen"
+    origins = [f.origin for f in read_summary(url).trials_in_order]
+    assert origins == ["seed:demo-3", "seed:demo-4", "seed:demo-1"]
+
+
+def test_one_that_was_cut_off_is_still_owed(database):
+    dropped = [f.trial for f in begun(database).trials_in_order if f.state == "pruned"][:1]
+
+    def script(spec):
+        return failed(spec, "infrastructure", "evicted") if spec.confirm is None else measured(spec)
+
+    _, lost = again(database, dropped, script)
+    problem = only_these(a_problem(budget=Budget(trials=5), confirm=PLAN), database, dropped)
+    assert problem.budget.trials == lost.counted + 1
+
+
 def test_no_baseline_is_measured_again_between_the_chosen_ones(database):
     dropped = [f.trial for f in begun(database).trials_in_order if f.state == "pruned"][:2]
     before = len(read_summary(database).trials_in_order)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import optuna
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 from support.fake_runtime import FakeCluster
 from support.problems import a_config, a_problem, measured
 
@@ -13,7 +15,7 @@ from tuner.study.search import search
 from tuner.study.storage import open_storage
 from tuner.study.summary import read_summary
 
-WRITES = 52
+WRITES = 22
 """Database writes of one search trial, its confirmation, and opening and ending the study."""
 
 
@@ -96,7 +98,7 @@ def test_a_kill_at_any_write_is_survived(database, when, survives, n):
     assert tells <= len(trials) + (kill.names[-1] == "before tell")
 
 
-RECHECK = ["ask", "config", "origin", "spec", "result"]
+RECHECK = ["ask", "spec", "result", "tell"]
 
 
 @pytest.mark.parametrize("write", RECHECK)
@@ -119,7 +121,7 @@ def test_a_recheck_whose_controller_is_killed_is_done_once(database, when, survi
     assert told == ["seed:baseline", "sampler", "recheck"]
     abandoned = [trial.user_attrs["failure"] for trial in trials if trial.state.name == "FAIL"]
     assert abandoned in ([], ["abandoned before start"])
-    assert bool(abandoned) is (f"{when} {write}" not in ("before ask", "after spec") and write != "result")
+    assert bool(abandoned) is (f"{when} {write}" in ("after ask", "before spec"))
 
 
 class KillAtThird:
@@ -152,6 +154,47 @@ def test_controllers_killed_again_and_again_still_finish(database, survives, str
     counted = [t for t in all_trials(database) if t.state.name == "COMPLETE"]
     assert len(counted) == 4 + 2
     assert len({t.user_attrs["fingerprint"] for t in counted}) == 4
+
+
+class KillInside:
+    """Raises before the n-th change within a write: a commit of many changes is cut short at each of them."""
+
+    def __init__(self, write: str, n: int) -> None:
+        self.write, self.left, self.inside = write, n, False
+
+    def __call__(self, name: str) -> None:
+        when, _, write = name.partition(" ")
+        self.inside = (when, write) == ("before", self.write)
+
+    def change(self, _connection, _cursor, statement, *_args) -> None:
+        if self.inside and not statement.startswith("SELECT"):
+            self.left -= 1
+            if self.left == 0:
+                raise Killed(statement)
+
+
+@pytest.mark.parametrize("write", ["ask", "tell"])
+def test_a_kill_inside_a_commit_leaves_nothing_of_it(database, write):
+    """At every single change in it, one controller after the other, until there is none left to be killed at."""
+    cluster = FakeCluster(measured)
+    kills = 0
+    while True:
+        kill = KillInside(write, kills + 1)
+        event.listen(Engine, "before_cursor_execute", kill.change)
+        try:
+            outcome = run(small_problem(confirm=ConfirmPlan(top=0)), database, cluster, kill)
+        except Killed:
+            kills += 1
+        else:
+            break
+        finally:
+            event.remove(Engine, "before_cursor_execute", kill.change)
+        trials = all_trials(database)
+        assert [t.state.name for t in trials] == ([] if write == "ask" else ["RUNNING"])
+        assert all({"spec", "result"} <= set(t.user_attrs) and not t.constraints for t in trials)
+        assert all("state" not in t.user_attrs for t in trials)
+    assert kills > 3
+    assert (outcome.counted, len(cluster.started), cluster.live) == (1, 1, {})
 
 
 def test_a_kill_inside_one_of_optunas_own_writes_is_survived(database):

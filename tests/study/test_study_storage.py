@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import sqlalchemy.event
+from sqlalchemy.engine import Engine
 
 from tuner.errors import UsageError
 from tuner.study.storage import network_filesystem, open_storage
@@ -80,8 +83,48 @@ def test_a_database_of_another_optuna_is_refused(tmp_path):
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'v0.0.1'")
     connection.close()
-    with pytest.raises(UsageError, match="optuna storage upgrade"):
+    with pytest.raises(UsageError, match="optuna storage upgrade") as caught:
         open_storage(str(path))
+    assert caught.value.__cause__ is not None  # what it refers to is still there, and yet:
+    assert str(path) not in open_files(), "a refused database is left open"
+
+
+def open_files():
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.append(str(link.readlink()))
+    return found
+
+
+def made_while_another_comes(address, at):
+    """Make the database; another opens it right before the write with the number `at`. How many writes there were."""
+    writes, visitors = [], []
+
+    def before(_connection, _cursor, statement, *_):
+        if not visitors and statement.lstrip().startswith(("CREATE", "INSERT")):
+            writes.append(statement)
+            if len(writes) == at:
+                visitors.append("now")
+                visitors.append(open_storage(address))
+
+    sqlalchemy.event.listen(Engine, "before_cursor_execute", before)
+    try:
+        storage = open_storage(address)
+    finally:
+        sqlalchemy.event.remove(Engine, "before_cursor_execute", before)
+    for one in (storage, *visitors[1:]):
+        assert one.backend.get_all_studies() == []
+        one.close()
+    return len(writes)
+
+
+def test_a_status_asked_for_while_the_search_makes_its_database_disturbs_neither(tmp_path):
+    """Optuna looks which tables are missing and then makes them: whoever comes between finds them made."""
+    count = made_while_another_comes(str(tmp_path / "alone.db"), 0)
+    assert count > 10
+    for at in (1, count // 2, count):
+        assert made_while_another_comes(str(tmp_path / f"{at}.db"), at) == at
 
 
 @pytest.mark.parametrize("address", ["sqlite://", "sqlite:///:memory:"])

@@ -19,6 +19,7 @@ import tuner
 SUPPORT = Path(__file__).parent
 MODEL = Path(__file__).parents[1] / "e2e" / "data" / "tiny-model.json"
 QUICK = [sys.executable, str(SUPPORT / "quick_runner.py")]
+K8S = Path(__file__).parents[2] / "k8s"
 WAIT_S = 300.0
 """Half a minute of work: this is for machines that have more to do."""
 
@@ -49,7 +50,9 @@ def end(zygote):
 
 
 def a_cluster(folder, **options):
+    """Two nodes for each pool, and a controller that may do what the shipped roles allow."""
     cluster = FakeCluster(folder, runner=QUICK, **options)
+    cluster.grant(K8S / "rbac.yaml", K8S / "rbac-nodes.yaml")
     for pool, resource in (("amd", "amd.com/gpu"), ("nvidia", "nvidia.com/gpu")):
         for number in (1, 2):
             cluster.node(f"{pool}-{number}", resource=resource, pool=pool)

@@ -69,18 +69,19 @@ def logs(
 
     stored, opened = stored_trial(trial, space, study, storage)
     clusters = on_cluster.clusters_of(opened, namespace, context)
-    found = on_cluster.pod_of(clusters, stored.study_uid, stored.trial_id)
-    if found is None:
-        show(lambda: print(stored.ending))
-        return
+    gone = False
 
     def read() -> tuple[str, bool]:
+        nonlocal gone
         now = on_cluster.pod_of(clusters, stored.study_uid, stored.trial_id)
+        gone = now is None
         if now is None:
             return "", True
         return on_cluster.log_of(*now), not follow or on_cluster.has_ended(now[1])
 
     on_cluster.follow(read, lambda line: show(lambda: print(line)))
+    if gone:  # its controller has recorded it and let its pod go, perhaps before its last lines were read
+        show(lambda: print(stored_trial(trial, space, study, storage)[0].ending))
 
 
 @trial_app.command("show")

@@ -88,17 +88,17 @@ def compare(
     from tuner.report.comparing.comparison import compare as compared
     from tuner.report.comparing.document import as_json as document
     from tuner.report.comparing.document import print_comparison
-    from tuner.report.comparing.running import commands
+    from tuner.report.comparing.running import offered
     from tuner.report.comparing.sides import limits_of, offers_of
 
     named = _read(studies, storage)
     limits = limits_of(named, assignments("--limit", limit or []))
     comparison = compared(offers_of(named, by, assignments("--price", price or [])), limits)
-    offered = commands(comparison.decision.undecided, named, limits)
+    commands = offered(comparison.decision, named, limits)
     if as_json:
-        print_json(document(comparison, named, offered))
+        print_json(document(comparison, named, commands))
     else:
-        show(lambda: print_comparison(comparison, named, offered, sys.stdout))
+        show(lambda: print_comparison(comparison, named, commands, sys.stdout))
     if comparison.decision.undecided:
         say("undecided; see the commands above" if not as_json else "undecided; see `commands`")
         raise typer.Exit(EXIT_UNCONFIRMED)

@@ -84,7 +84,9 @@ def _stamps(origin: Mapping[str, Any]) -> list[str]:
     stamps = []
     if origin["simulated"]:
         stamps.append("SIMULATED: the figures come from the engine model; no engine was measured.")
-    if not origin["confirmed"]:
+    if origin.get("refuted"):
+        stamps.append("REFUTED: a confirmation run at this rate missed a limit.")
+    elif not origin["confirmed"]:
         stamps.append("UNCONFIRMED: no second run has upheld these figures.")
     return stamps
 
@@ -92,6 +94,7 @@ def _stamps(origin: Mapping[str, Any]) -> list[str]:
 def _origin(origin: Mapping[str, Any]) -> list[str]:
     """Which study and which versions gave the figures, where that is known, and whether they were upheld."""
     upheld = "upheld by the confirmation runs" if origin["confirmed"] else "not confirmed"
+    upheld = "refuted by a confirmation run" if origin.get("refuted") else upheld
     known = [f"study uid {origin['uid']}"] if origin.get("uid") else []
     known += [f"by {origin['versions']}"] if origin.get("versions") else []
     return [f"  {', '.join([*known, upheld])}"]

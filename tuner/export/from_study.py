@@ -43,8 +43,11 @@ def winner_of(summary: study.StudySummary, rank: int) -> Winner:
         confirmed=chosen.confirmed,
         uid=summary.uid,
         versions={str(k): str(v) for k, v in (chosen.result.get("versions") or {}).items()},
+        refuted=chosen.standing == "missed",
         alternatives=tuple(
-            Alternative(f.trial, f.label, f.usd_per_million_output_tokens or 0.0, f.confirmed)
+            Alternative(
+                f.trial, f.label, f.usd_per_million_output_tokens or 0.0, f.confirmed, refuted=f.standing == "missed"
+            )
             for f in ranked[rank : rank + ALTERNATIVES]
         ),
     )

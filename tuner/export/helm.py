@@ -125,6 +125,7 @@ def _provenance(winner: Winner) -> dict[str, Any]:
         "engineVersion": winner.engine_version,
         "simulated": winner.simulated,
         "confirmed": winner.confirmed,
+        **({"refuted": True} if winner.refuted else {}),
         "config": json.dumps(winner.config, sort_keys=True, separators=(",", ":")),
         "figures": {name: _short(value) for name, value in winner.figures.as_json().items()},
         "limits": _limits(winner.figures),

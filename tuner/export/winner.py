@@ -50,9 +50,10 @@ class Alternative:
     description: str
     usd_per_million_output_tokens: float
     confirmed: bool
+    refuted: bool = False
 
     def __str__(self) -> str:
-        standing = "confirmed" if self.confirmed else "not confirmed"
+        standing = "confirmed" if self.confirmed else "refuted" if self.refuted else "not confirmed"
         return (
             f"trial {self.trial}: {self.usd_per_million_output_tokens:.4g} USD per million output tokens, "
             f"{standing}, {self.description}"
@@ -66,7 +67,7 @@ class Winner:
     `program` and `args` are the command line the trial ran, without the trial's own host and port; `args` are carried
     over byte for byte. `config` is `ServingConfig.as_json()`, `rank` counts from 1, `gpus` is per replica (tp x dp).
     `env` is what the trial added to the engine's environment. `uid` is the study's, `versions` are those of whatever
-    took part in the measurement, as the trial reported them.
+    took part in the measurement, as the trial reported them. `refuted`: a confirmation run missed a limit.
     """
 
     study: str
@@ -87,6 +88,7 @@ class Winner:
     alternatives: tuple[Alternative, ...] = ()
     uid: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    refuted: bool = False
 
 
 def refusal(winner: Winner, *, allow_simulated: bool, force: bool) -> str | None:
@@ -98,7 +100,12 @@ def refusal(winner: Winner, *, allow_simulated: bool, force: bool) -> str | None
             f"{name} is SIMULATED, no engine was measured; search on hardware, or pass --allow-simulated to export it "
             "with a stamp"
         )
-    if not winner.confirmed and not force:
+    if winner.refuted and not force:
+        reasons.append(
+            f"{name} is REFUTED, a confirmation run at {winner.figures.guarded_req_per_s:.4g} req/s missed a limit; "
+            "search on (more --trials), or pass --force to export it with a stamp"
+        )
+    elif not winner.confirmed and not force:
         reasons.append(
             f"{name} is UNCONFIRMED, no second run has upheld its figures; let `tuner search` confirm it, or pass "
             "--force to export it with a stamp"

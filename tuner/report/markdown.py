@@ -40,7 +40,7 @@ def _summary(report: StudyReport) -> list[str]:
     if best is None:
         return ["## Summary", _text(report.miss or ""), _text(ended_text(report))]
     certain = report.certainty
-    interval = f" (90 % interval {money(certain.interval.low)} to {money(certain.interval.high)})" if certain else ""
+    interval = f" (90% interval {money(certain.interval.low)} to {money(certain.interval.high)})" if certain else ""
     return [
         "## Summary",
         f"**{money(best.usd_per_million_output_tokens)} per million output tokens**{interval}",
@@ -78,7 +78,7 @@ def _effects(report: StudyReport) -> list[str]:
         for e in report.effects.effects
         for level in e.levels
     ]
-    columns = ("parameter", "value", "cost factor", "90 % interval", "measured")
+    columns = ("parameter", "value", "cost factor", "90% interval", "measured")
     return ["## What each parameter changed", _table(columns, rows), _text(effects_text(report))]
 
 

@@ -2,36 +2,117 @@
 
 from __future__ import annotations
 
-from tuner.report.facts.certainty import CONFIDENCE
+from tuner.report.facts.certainty import CONFIDENCE, DOUBT
 from tuner.report.facts.study_report import StudyReport
 from tuner.report.table import ended
-from tuner.report.words import duration, money, rate, seconds, several
+from tuner.report.words import (
+    OUTCOMES,
+    duration,
+    limits_text,
+    money,
+    rate,
+    seconds,
+    several,
+    traffic_text,
+)
+from tuner.space.workload import Workload
+
+
+def goal_text(report: StudyReport) -> str:
+    """What was looked for: limits, traffic, hardware at its price."""
+    trials = report.summary.trials_in_order
+    traffic = next((f": {traffic_text(Workload.from_json(w))}" for f in trials if (w := f.spec.get("workload"))), "")
+    prices = {
+        f.pool: float(each) * f.usd_per_hour_now / f.usd_per_hour
+        for f in trials
+        if f.usd_per_hour and (each := (f.spec.get("context") or {}).get("usd_per_gpu_hour"))
+    }
+    pools = ", ".join(
+        f"{pool} at {money(prices[pool])} per GPU-hour" if pool in prices else pool
+        for pool in report.summary.plan.get("pools") or ["no pool"]
+    )
+    limits = limits_text(report.limits) or "no limit"
+    return f"The lowest cost per output token within {limits}{traffic}; on {pools}."
+
+
+def hardware_text(report: StudyReport) -> str:
+    """The other pools' best beside the best of all."""
+    best = report.summary.best
+    ours = best.usd_per_million_output_tokens if best is not None else None
+    if best is None or not ours or len(report.summary.plan.get("pools") or ()) < 2:
+        return ""
+    others = [
+        f"{f.pool} {money(cost)} ({cost / ours - 1:+.0%}, trial {f.trial}{'' if f.confirmed else ', not confirmed'})"
+        for f in report.hardware.cheapest
+        if f.pool != best.pool and (cost := f.usd_per_million_output_tokens)
+    ]
+    unseen = sorted(set(report.summary.plan["pools"]) - {f.pool for f in report.hardware.cheapest} - {best.pool})
+    others += [f"{pool}: nothing measured within the limits" for pool in unseen]
+    return f"Cheapest on {best.pool}. Other hardware: {'; '.join(others)}."
+
+
+def limits_note(report: StudyReport) -> str:
+    """How to read the table of limits."""
+    name = report.summary.study
+    return (
+        "From the stored load levels, without new trials. 'Unknown': no stored level shows what holds there, and the "
+        "bound is what it cannot cost less than; a tighter limit than the study's needs a margin, because TTFT p95 "
+        f"near capacity wanders. `tuner compare {name} --limit ttft_p95_s=SECONDS` names the trials that would tell."
+    )
 
 
 def verdict_text(report: StudyReport) -> str:
     """Whether there is a clear winner, in a few words."""
     certain = report.certainty
-    if certain is None:
-        return "There is no winner."
-    return "A clear winner." if certain.clear else "No clear winner."
+    best = report.summary.best
+    if certain is None or best is None:
+        return "No configuration can be recommended."
+    if best.standing == "missed":
+        return "Refuted: do not deploy this."
+    if not best.confirmed:
+        return "Not confirmed yet."
+    return "Confirmed, and a clear winner." if certain.clear else "Confirmed, but no clear winner."
 
 
 def certainty_text(report: StudyReport) -> str:
     """How sure the winner is, and how that is known."""
     certain = report.certainty
-    if certain is None:
+    best = report.summary.best
+    if certain is None or best is None:
         return report.miss or ""
+    if best.standing == "missed":
+        return ""
     sd = f"{certain.repeat_sd:.1%}"
     source = "learned from this study" if certain.learned else "assumed, because nothing in this study tells it"
     how = f"A repeated measurement lands within about {sd} (standard deviation, {source})."
-    if certain.clear:
-        return f"Nothing else measured has a 10 % chance of being cheaper in truth. {how}"
+    if not certain.rivals:
+        return f"Nothing else that may hold the limits has a {DOUBT:.0%} chance of being cheaper in truth. {how}"
     first = certain.rivals[0]
+    measured = (
+        f"{first.dearer_by:.1%} dearer"
+        if first.dearer_by >= 0
+        else f"{-first.dearer_by:.1%} cheaper, but not confirmed"
+    )
     return (
         f"{several(len(certain.rivals), 'other configuration')} may in truth be cheaper, first of all "
-        f"trial {first.trial}, measured {first.dearer_by:.1%} dearer, with a chance of {first.chance:.0%}. {how} "
-        "Whichever of them is run, the difference is small against the interval."
+        f"trial {first.trial}, measured {measured}, with a chance of {first.chance:.0%}. {how}"
     )
+
+
+def refuted_text(report: StudyReport) -> str:
+    """What was measured cheaper than the best, and is not the best because a further run missed."""
+    best = report.summary.best
+    ours = best.usd_per_million_output_tokens if best is not None else None
+    if best is None or not ours or best.standing == "missed":
+        return ""
+    cheaper = [
+        f"trial {f.trial} ({money(f.usd_per_million_output_tokens)})"
+        for f in report.summary.ranked
+        if f.standing == "missed" and (f.usd_per_million_output_tokens or ours) < ours
+    ]
+    if not cheaper:
+        return ""
+    return f"Measured cheaper, but refuted: a confirmation run missed a limit at its rate: {', '.join(cheaper)}."
 
 
 def confirmation_text(report: StudyReport) -> str:
@@ -47,8 +128,12 @@ def confirmation_text(report: StudyReport) -> str:
             f"TTFT p95 {seconds(best.confirmed_ttft_p95_s)} in the worst of them."
         )
     if best.standing == "missed":
-        return "Refuted: a confirmation run did not hold the rate. Do not deploy this without measuring it again."
-    return "Not confirmed yet: one measurement stands behind this figure. The same search command goes on."
+        return (
+            f"A confirmation run at {rate(best.confirmed_rate_req_per_s)} missed a limit; TTFT p95 was "
+            f"{seconds(best.confirmed_ttft_p95_s)} in the worst. More trials may find one that holds: raise "
+            "budget.trials and run the same search command."
+        )
+    return "One measurement stands behind this figure; nothing has upheld it yet. The same search command goes on."
 
 
 def baseline_text(report: StudyReport) -> str:
@@ -66,7 +151,7 @@ def baseline_text(report: StudyReport) -> str:
 
 def ended_text(report: StudyReport) -> str:
     """How the search ended, after how many trials."""
-    counts = ", ".join(f"{n} {state}" for state, n in report.summary.trials.items() if n)
+    counts = ", ".join(f"{n} {OUTCOMES.get(state, state)}" for state, n in report.summary.trials.items() if n)
     return f"Search: {ended(report.summary)}. Trials: {counts or 'none'}."
 
 
@@ -99,7 +184,7 @@ def effects_text(report: StudyReport) -> str:
         return "Too few costs are known to tell the parameters' effects apart."
     return (
         f"From an additive model of log cost over {several(found.costs, 'measured cost')} and "
-        f"{several(found.bounds, 'bound')}; bars are 90 % intervals. The search looked where it was cheap, so levels "
+        f"{several(found.bounds, 'bound')}; bars are 90% intervals. The search looked where it was cheap, so levels "
         "were not tried evenly; parameters that changed together share their effect and show wide bars; what depends "
         f"on two parameters at once stays in the rest, {found.rest_sd:.0%} of cost."
     )

@@ -7,7 +7,7 @@ from typing import TextIO
 from rich.table import Table
 
 from tuner.report.console import new_table, print_table
-from tuner.report.words import STOPPED, duration, label, money, rate, seconds
+from tuner.report.words import STOPPED, duration, label, limit_name, limits_text, money, rate, seconds
 from tuner.space.config import Choice, ServingConfig
 from tuner.study.summary import Figures, StudySummary
 
@@ -71,6 +71,11 @@ def short(config: ServingConfig | None, best: ServingConfig | None) -> str:
     return " ".join(place + [f"{k}={label(v)}" for k, v in config.values if theirs.get(k) != v])
 
 
+def beside(f: Figures, best: Figures | None) -> str:
+    """The same of figures."""
+    return short(_config(f), _config(best) if best else None)
+
+
 def _cells(f: Figures) -> tuple[str, str, str, str]:
     ttft = "" if f.ttft_p95_s is None else f"{f.ttft_p95_s:.2f}"
     if f.usd_per_million_output_tokens is None:
@@ -103,6 +108,11 @@ def _sentences(summary: StudySummary) -> list[str]:
             f"confirmed at {rate(best.confirmed_rate_req_per_s)}: TTFT p95 {seconds(best.confirmed_ttft_p95_s)} in the "
             "worst of the confirmation runs"
         )
+    elif best.standing == "missed":
+        lines.append(
+            f"refuted: a confirmation run at {rate(best.confirmed_rate_req_per_s)} missed a limit (TTFT p95 "
+            f"{seconds(best.confirmed_ttft_p95_s)} in the worst); do not deploy it"
+        )
     else:
         lines.append("no configuration is confirmed yet")
     return lines
@@ -131,9 +141,16 @@ def nearest_miss(summary: StudySummary) -> str:
     if miss is None:
         failed = ", ".join(f"{n} x {kind}" for kind, n in summary.failures.items())
         return f"no trial was measured{': ' + failed if failed else ''}"
-    limits = ", ".join(f"{name} <= {value:g}" for name, value in (summary.plan.get("limits") or {}).items())
-    worst = max(miss.constraints, key=lambda k: miss.constraints[k], default="")
-    by = f"; {worst} is over by {miss.constraints[worst]:.0%}" if worst else ""
+    bounds = summary.plan.get("limits") or {}
+    limits = limits_text(bounds)
+    over = {name: slack for name, slack in miss.constraints.items() if slack > 0 and name in bounds}
+    by = "".join(
+        f"; {limit_name(name)} is over by {slack:.0%}: it would hold with "
+        + limits_text({name: float(f"{bounds[name] * (1 + slack):.3g}")})
+        for name, slack in over.items()
+    )
+    if "ttft_p95_s" in over and miss.ttft_p95_s is None:
+        by = "; by how much was not told"
     return (
         f"no configuration meets the limits ({limits}); nearest miss: trial {miss.trial}, TTFT p95 "
         f"{seconds(miss.ttft_p95_s)} ({miss.label}){by}"

@@ -52,7 +52,6 @@ class View:
     study: str = ""
     simulated: bool = False
     live: bool = True
-    resumed_with: int | None = None
     phase: str = "preparing"
     ledger: Ledger | None = None
     ledger_s: float = 0.0
@@ -66,9 +65,7 @@ class View:
 def seen(view: View, event: Event, now_s: float) -> View:
     """The view after one more event."""
     if isinstance(event, StudyOpened):
-        return replace(
-            view, study=event.study, resumed_with=event.counted if event.resumed else None, phase="searching"
-        )
+        return replace(view, study=event.study, phase="searching")
     if isinstance(event, Ledger):
         return replace(view, ledger=event, ledger_s=now_s)
     if isinstance(event, TrialStarted):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tuner.space.config import Choice, Scalar, ServingConfig
+from tuner.space.config import Choice, Layout, Scalar, ServingConfig
+from tuner.space.workload import Length, Workload
 from tuner.study.events import StoppedBy
 
 STOPPED: Mapping[StoppedBy, str] = {
@@ -16,6 +17,16 @@ STOPPED: Mapping[StoppedBy, str] = {
     "chosen": "the configurations asked for with --only have been run",
     "converged": "little further gain is expected",
 }
+
+OUTCOMES: Mapping[str, str] = {
+    "measured": "measured",
+    "pruned": "dropped early",
+    "infeasible": "over a limit",
+    "failed": "failed",
+    "invalid": "invalid",
+    "confirmation": "confirmations",
+}
+"""What became of a trial, as reports say it."""
 
 
 def money(usd: float | None) -> str:
@@ -47,6 +58,46 @@ def rate(req_per_s: float | None) -> str:
 def several(count: int, thing: str) -> str:
     """`1 node`, `2 nodes`."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+_LIMITS = {
+    "ttft_p95_s": ("TTFT p95", 1, " s"),
+    "tpot_p95_ms": ("TPOT p95", 1, " ms"),
+    "e2e_p95_s": ("end-to-end p95", 1, " s"),
+    "error_rate": ("error rate", 100, "%"),
+}
+
+
+def limits_text(limits: Mapping[str, float]) -> str:
+    """`TTFT p95 <= 5 s, error rate <= 0.5%`."""
+    named = ((*_LIMITS.get(key, (key, 1, "")), value) for key, value in limits.items())
+    return ", ".join(f"{name} <= {factor * value:g}{unit}" for name, factor, unit, value in named)
+
+
+def limit_name(key: str) -> str:
+    """`TTFT p95` for `ttft_p95_s`."""
+    return _LIMITS.get(key, (key, 1, ""))[0]
+
+
+def traffic_text(workload: Workload) -> str:
+    """`20,000 tokens in (60% of them cached) and 1,000 out, poisson arrivals`; means where lengths differ."""
+    cached = f" ({workload.cached_fraction:.0%} of them cached)" if workload.cached_fraction else ""
+    return (
+        f"{_tokens(workload.input_tokens)} tokens in{cached} and {_tokens(workload.output_tokens)} out, "
+        f"{workload.arrivals} arrivals"
+    )
+
+
+def _tokens(length: Length) -> str:
+    return f"{'' if length.kind == 'fixed' else 'about '}{length.mean_tokens:,.0f}"
+
+
+def layout_text(layout: Layout) -> str:
+    """A layout's label in words: `tp4-dp2-ep4: 2 copies (dp) of 4 GPUs (tp), experts over 4 (ep)`."""
+    parts = [f"{f'{layout.dp} copies (dp) of ' if layout.dp > 1 else ''}{several(layout.tp, 'GPU')} (tp)"]
+    parts += [f"{layout.attn_dp} attention groups (attn_dp)"] if layout.attn_dp > 1 else []
+    parts += [f"experts over {layout.ep} (ep)"] if layout.ep > 1 else []
+    return f"{layout.label}: {', '.join(parts)}"
 
 
 def label(value: Scalar | Choice) -> str:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from tempfile import TemporaryFile
 from typing import IO
 
@@ -152,10 +152,12 @@ class ExternalRuntime:
                 words = f": {run.last_words[:_WORDS_CHARS]}" if run.last_words else ""
                 return _no_result(run.spec, kind, f"{self._command[0]} ended with exit code {code}{words}", after_s)
             answered.seek(0)
-            result = TrialResult.from_json(json.loads(answered.read(_RESULT_BYTES)))
+            document = json.loads(answered.read(_RESULT_BYTES))
+        result = TrialResult.from_json(document)
         if result.id != run.spec.id:
             raise ValueError(f"its result is for trial {result.id!r}, not for {run.spec.id!r}")
-        return result
+        # Budgets of GPU-hours and USD are sums of it: what the command does not say is the time it took.
+        return result if "gpu_seconds" in document else replace(result, gpu_seconds=run.spec.gpus * after_s)
 
     def _execute(self, run: _Run, given: IO[bytes], answered: IO[bytes]) -> tuple[int, bool]:
         """Exit code, and whether the time ran out."""

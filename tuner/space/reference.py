@@ -73,6 +73,7 @@ _SECTIONS: tuple[tuple[str, str, str], ...] = (
     ("Rule", "`rules`", "rule"),
     ("BudgetSpec", "`budget`", "budget"),
     ("ConfirmSpec", "`confirm`", "confirm"),
+    ("DeadlinesSpec", "`deadlines`", "deadlines"),
 )
 SHOWN_ELSEWHERE = {"ChoiceSpec", "FloatSpec", "IntSpec", "ValuesSpec", "SpaceSection", "Lognormal"}
 """Definitions that the prose below the tables covers."""
@@ -92,6 +93,7 @@ MEANINGS: Mapping[str, str] = {
     "`only: [model, tp]` passes just these flags; `baseline` is what the result is compared with",
     "budget": "when the search ends",
     "confirm": "how the best are measured again",
+    "deadlines": "how long the phases of a trial may take",
     "model.architecture": "a name of the catalogue, or the path of a config.json",
     "pools.NAME.accelerator": "a name of the catalogue: memory, bandwidth, arithmetic, resource name",
     "pools.NAME.engine": "the serving engine",
@@ -196,6 +198,11 @@ MEANINGS: Mapping[str, str] = {
     "confirm.repeats": "every run must hold",
     "confirm.minutes": "of load per run, at the guarded rate",
     "confirm.different_nodes": "each run on another node than the runs before",
+    "deadlines.ready": "from the engine's start until it generates: loading the weights, compiling kernels",
+    "deadlines.first_token": "for one request",
+    "deadlines.probe": "of load; what was shown by then is the result",
+    "deadlines.stop": "to drain, before the engine is killed",
+    "deadlines.memory_free": "before the start, until the GPUs have given back what an earlier engine held",
 }
 
 

@@ -343,6 +343,16 @@ class ConfirmSpec(Model):
     different_nodes: bool = True
 
 
+class DeadlinesSpec(Model):
+    """How long the phases of a trial may take; may change between resumes."""
+
+    ready: Seconds = 3600.0
+    first_token: Seconds = 600.0
+    probe: Seconds = 1800.0
+    stop: Seconds = 30.0
+    memory_free: Seconds = 900.0
+
+
 class ModelSpec(Model):
     """What the model knows of the served model: a name of the catalogue or of `architectures`, or a config.json."""
 
@@ -370,6 +380,7 @@ class SpaceFile(Model):
     seeds: dict[Annotated[str, Field(pattern=NAME, max_length=40)], dict[str, Any]] = Field(default_factory=dict)
     budget: BudgetSpec = Field(default_factory=BudgetSpec)
     confirm: ConfirmSpec = Field(default_factory=ConfirmSpec)
+    deadlines: DeadlinesSpec = Field(default_factory=DeadlinesSpec)
 
 
 def json_schema() -> str:

@@ -49,7 +49,10 @@ class Length:
         return cls("observed", ordered[0], ordered[-1], observed_mean=mean, observed_cv2=cv2, quantiles=quantiles)
 
     @classmethod
-    def from_json(cls, doc: Mapping[str, Any]) -> Length:
+    def from_json(cls, doc: Mapping[str, Any] | int) -> Length:
+        """A stored length; a whole number, as a specification written by hand may have it, is a fixed one."""
+        if isinstance(doc, int):
+            return cls.fixed(doc)
         return cls(**{**doc, "quantiles": tuple(doc.get("quantiles") or ())})
 
     @property
@@ -155,7 +158,7 @@ class Workload:
         fields["input_tokens"] = Length.from_json(fields["input_tokens"])
         fields["output_tokens"] = Length.from_json(fields["output_tokens"])
         fields["traffic"] = TrafficFile(**fields["traffic"]) if fields.get("traffic") else None
-        fields["sampling"] = Sampling(**fields["sampling"])
+        fields["sampling"] = Sampling(**fields.get("sampling") or {})
         return cls(**fields)
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from tuner.errors import UsageError
 from tuner.space.config import ServingConfig
 from tuner.study.problem import Budget, Problem
-from tuner.study.summary import StudySummary, read_summary
+from tuner.study.summary import Figures, StudySummary, read_summary
 
 ORIGIN = "again:"
 """Beginning of the origin of such a trial; the number of the trial it repeats follows."""
@@ -22,7 +22,8 @@ def only_these(
 ) -> Problem:
     """The problem with these trials' configurations chosen; `old` is (study, database) of another study's trials.
 
-    In the study itself the budget of trials makes room for them: they were asked for.
+    The budget of trials makes room for those that have not told anything yet: they were asked for. A new study may have
+    been begun before, with others.
 
     Raises:
         UsageError: no such trial, or its configuration is no point of this space any more.
@@ -31,11 +32,31 @@ def only_these(
     summary = read_summary(url, study)
     origin = f"seed:{study}-" if old else ORIGIN
     chosen = [(f"{origin}{number}", _config(problem, summary, number)) for number in dict.fromkeys(numbers)]
+    here = summary if not old else _begun(problem.name, storage_url)
+    counted, past = (here.counted, here.trials_in_order) if here else (0, ())
+    room = counted + sum(not _has_told(past, origin, config) for origin, config in chosen)
     if old:
-        return replace(problem, chosen=chosen, budget=replace(problem.budget, trials=len(chosen)))
-    begun = {figures.origin for figures in summary.trials_in_order}
-    owed = sum(origin not in begun for origin, _ in chosen)
-    return replace(problem, chosen=chosen, budget=_room(problem.budget, summary.counted + owed))
+        return replace(problem, chosen=chosen, budget=replace(problem.budget, trials=room))
+    return replace(problem, chosen=chosen, budget=_room(problem.budget, room))
+
+
+def _begun(study: str, storage_url: str) -> StudySummary | None:
+    """The new study, if an earlier command began it."""
+    try:
+        return read_summary(storage_url, study)
+    except UsageError:
+        return None
+
+
+def _has_told(past: Sequence[Figures], origin: str, config: ServingConfig) -> bool:
+    """Whether this choice was run and says something of its configuration; a lost one may have been tried again."""
+    own = [f for f in past if f.fingerprint == config.fingerprint]
+    first = next((i for i, f in enumerate(own) if f.origin == origin), len(own))
+    return any(
+        f.state in ("measured", "pruned", "infeasible")
+        or (f.state == "failed" and (f.result.get("failure") or {}).get("class") == "configuration")
+        for f in own[first:]
+    )
 
 
 def _room(budget: Budget, trials: int) -> Budget:

@@ -17,12 +17,13 @@ from tuner.model.architecture import Architecture
 from tuner.model.catalogue import Accelerator
 from tuner.space.config import Choice, Scalar, ServingConfig
 from tuner.space.load import seeds_of
+from tuner.space.schema import DeadlinesSpec
 from tuner.space.space import Space
 from tuner.study.points import Points, accelerator_of, architecture_of, complete_seeds
 from tuner.study.problem import Budget, ConfirmPlan, Problem, TokenWeights
 from tuner.trial.spec import Confirm, Deadlines, TrialSpec
 
-NOT_MEASURED = ("name", "budget", "confirm", "seeds", "rules", "accelerators", "architectures")
+NOT_MEASURED = ("name", "budget", "confirm", "deadlines", "seeds", "rules", "accelerators", "architectures")
 """Sections of a space file that may change between resumes: they change no measurement."""
 NOT_MEASURED_OF_POOL = (
     "usd_per_gpu_hour",
@@ -118,8 +119,10 @@ def dimensions(points: Points) -> dict[str, tuple[Scalar, ...]]:
     return found
 
 
-def problem_of(points: Points, *, name: str, where: Where, trials: int | None, deadlines: Deadlines) -> Problem:
-    """The search problem of a space; `trials` replaces the budget's own number."""
+def problem_of(
+    points: Points, *, name: str, where: Where, trials: int | None, deadlines: Deadlines | None = None
+) -> Problem:
+    """The search problem of a space; `trials` and `deadlines` replace its own."""
     spec = points.space.spec
     budget = spec.budget
     return Problem(
@@ -131,7 +134,7 @@ def problem_of(points: Points, *, name: str, where: Where, trials: int | None, d
         workload=points.space.workload,
         limits=points.space.limits,
         guard=spec.objective.guard,
-        make_spec=SpecMaker(points.space, name, where, deadlines),
+        make_spec=SpecMaker(points.space, name, where, deadlines or deadlines_of(spec.deadlines)),
         token_weights=TokenWeights(**spec.objective.token_weights.model_dump()),
         budget=Budget(
             trials=trials or budget.trials,
@@ -143,6 +146,11 @@ def problem_of(points: Points, *, name: str, where: Where, trials: int | None, d
         rejected={rule: (found.count, found.reason) for rule, found in points.rejected.items()},
         confirm=ConfirmPlan(spec.confirm.top, spec.confirm.repeats, spec.confirm.minutes, spec.confirm.different_nodes),
     )
+
+
+def deadlines_of(said: DeadlinesSpec) -> Deadlines:
+    """The space file's, as a trial keeps them."""
+    return Deadlines(said.ready, said.first_token, said.probe, said.stop, said.memory_free)
 
 
 @dataclass(frozen=True)

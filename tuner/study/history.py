@@ -142,7 +142,7 @@ def past(trial: FrozenTrial) -> PastTrial:
 
 
 def _state(trial: FrozenTrial) -> PastState:
-    if not trial.state.is_finished():
+    if trial.state is TrialState.RUNNING:
         return "running"
     state: PastState = trial.user_attrs.get("state", "abandoned")
     return state

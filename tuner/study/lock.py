@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
@@ -66,6 +67,20 @@ def lock_path(database: Path, study_name: str) -> Path:
     return database.with_name(f"{database.name}.{re.sub(r'[^A-Za-z0-9._-]', '_', study_name)}.lock")
 
 
+def _within_grace(try_lock: Callable[[], bool]) -> bool:
+    """Try for `_GRACE_S`: a holder that was just killed may hold its lock for a moment longer.
+
+    A server has to notice that its connection is gone; a file is held until a process that was being started by the
+    dead one is its own program.
+    """
+    give_up_s = time.monotonic() + _GRACE_S
+    while not try_lock():
+        if time.monotonic() >= give_up_s:
+            return False
+        time.sleep(_RETRY_S)
+    return True
+
+
 class FileLock:
     """`flock` on a file: released by the kernel however the process ends. The file stays; its content is a hint."""
 
@@ -74,16 +89,21 @@ class FileLock:
             self._file: IO[str] = path.open("a+", encoding="utf-8")
         except OSError as exc:
             raise UsageError(f"{path}: the study's lock file cannot be opened: {exc.strerror}") from exc
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _within_grace(self._try_lock):
             holder = _holder(self._file)
             self._file.close()
-            raise _in_use(study_name, holder) from None
+            raise _in_use(study_name, holder)
         self._file.seek(0)
         self._file.truncate()
         json.dump({"pid": os.getpid(), "host": socket.gethostname()}, self._file)
         self._file.flush()
+
+    def _try_lock(self) -> bool:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
 
     def check(self) -> None:
         """A file lock cannot be lost while the process lives."""
@@ -118,13 +138,7 @@ class AdvisoryLock:
             raise _in_use(study_name, self._find_holder())
 
     def _take(self) -> bool:
-        """Try for `_GRACE_S`: the server needs a moment to notice that the connection of the last holder is gone."""
-        give_up_s = time.monotonic() + _GRACE_S
-        while not self._try_lock():
-            if time.monotonic() >= give_up_s:
-                return False
-            time.sleep(_RETRY_S)
-        return True
+        return _within_grace(self._try_lock)
 
     def _try_lock(self) -> bool:
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")

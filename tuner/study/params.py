@@ -1,18 +1,14 @@
-"""A point of the grid as Optuna parameters: readable values, fixed distributions, and the sampler that hands them over.
+"""A point of the grid as Optuna parameters: readable values and fixed distributions.
 
-The choice itself is made before `study.ask` (see `sampler`); Optuna only stores it. Knows nothing of costs.
+The choice itself is made by `sampler`; Optuna only stores it. Knows nothing of costs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
-import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
 
 from tuner.space.config import Scalar
 
@@ -42,39 +38,3 @@ def snap(value: Scalar, values: tuple[Scalar, ...]) -> Scalar:
     logarithmic = min(numbers) > 0 and max(numbers) / min(numbers) > _LOG_SPAN
     scale = math.log if logarithmic else float
     return min(numbers, key=lambda v: abs(scale(v) - scale(value)))
-
-
-class PickedParams(BaseSampler):
-    """Hands `study.ask` the parameters chosen beforehand; keeps nothing beyond one ask."""
-
-    def __init__(self) -> None:
-        self._distributions: Mapping[str, BaseDistribution] = {}
-        self._point: Mapping[str, Scalar] = {}
-
-    def prime(self, fixed: Mapping[str, BaseDistribution], point: Mapping[str, Scalar]) -> None:
-        """Set what the next ask returns."""
-        self._distributions, self._point = fixed, point
-
-    def infer_relative_search_space(
-        self,
-        study: optuna.Study,  # noqa: ARG002 - Optuna's signature
-        trial: FrozenTrial,  # noqa: ARG002 - Optuna's signature
-    ) -> dict[str, BaseDistribution]:
-        return dict(self._distributions)
-
-    def sample_relative(
-        self,
-        study: optuna.Study,  # noqa: ARG002 - Optuna's signature
-        trial: FrozenTrial,  # noqa: ARG002 - Optuna's signature
-        search_space: dict[str, BaseDistribution],
-    ) -> dict[str, Any]:
-        return {name: self._point[name] for name in search_space}
-
-    def sample_independent(
-        self,
-        study: optuna.Study,  # noqa: ARG002 - Optuna's signature
-        trial: FrozenTrial,  # noqa: ARG002 - Optuna's signature
-        param_name: str,
-        param_distribution: BaseDistribution,  # noqa: ARG002 - Optuna's signature
-    ) -> Any:
-        raise AssertionError(f"{param_name} was not chosen before the ask")

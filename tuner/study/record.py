@@ -3,26 +3,27 @@
     ask        -> a RUNNING trial with its parameters, and config, fingerprint, origin, proposal
     spec       -> the one attribute with everything needed to run; only now may the runtime start it
     result     -> what the runtime reported; from here on the trial is never run again
-    constraints, figures, bound -> derived from `result`, each written once
-    tell       -> the state; nothing is written afterwards
+    tell       -> constraints, figures and bound, derived from `result`, and the state; nothing is written afterwards
 
-At resume: RUNNING without spec never ran; with spec it may run; with result it only needs the rest of its story.
-Knows nothing of runtimes, budgets or samplers' choices.
+Each is one commit. At resume: RUNNING without spec never ran; with spec it may run; with result it only needs the
+rest of its story. Knows nothing of runtimes, budgets or samplers' choices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState, create_trial
 
 from tuner.space.config import Scalar, ServingConfig
 from tuner.study.history import PRICES, SAME_AS, PastTrial, past, read_history, repriced, same_settings
-from tuner.study.params import PickedParams, distributions
+from tuner.study.params import distributions
 from tuner.study.problem import TokenWeights, coordinates
 from tuner.study.storage import Storage
 from tuner.study.verdict import Verdict, judge, stored_result
@@ -31,6 +32,7 @@ from tuner.trial.result import TrialResult
 from tuner.trial.spec import TrialSpec
 
 ABANDONED = "abandoned before start"
+_ABANDONED = Verdict("FAIL", "abandoned", {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +59,14 @@ class Recorder:
         token_weights: TokenWeights,
         write: Writer,
     ) -> None:
-        self._picked = PickedParams()
-        self.study = optuna.load_study(study_name=study_name, storage=storage.backend, sampler=self._picked)
+        self.study = optuna.load_study(study_name=study_name, storage=storage.backend)
         self._study_id = storage.backend.get_study_id_from_name(study_name)
         self._storage = storage
         self._dimensions = dimensions
+        self._distributions = distributions(dimensions)
         self._weights = token_weights
         self._write = write
+        self._prices: Mapping[str, float] = self.study.user_attrs.get(PRICES) or {}
         self._known: list[PastTrial] | None = None
         self._stale: set[int] = set()
         self._ids: dict[int, int] = {}
@@ -73,11 +76,9 @@ class Recorder:
         if self._known is None:
             self._known = read_history(self.study)
             self._stale.clear()
-        if self._stale:
-            prices: Mapping[str, float] = self.study.user_attrs.get(PRICES) or {}
-            for number in self._stale:
-                self._known[number] = repriced(past(self._trial(number)), prices)
-            self._stale.clear()
+        for number in self._stale:
+            self._known[number] = self._read(self._trial_id(number))
+        self._stale.clear()
         return list(self._known)
 
     def next_number(self) -> int:
@@ -85,28 +86,27 @@ class Recorder:
         return len(self.history())
 
     def ask(self, pick: Pick) -> int:
-        """Create the trial. A point outside the grid has no parameters."""
-        point = coordinates(pick.config, self._dimensions)
-        fixed = distributions(self._dimensions) if point is not None else {}
-        self._picked.prime(fixed, point or {})
-        trial = self._write("ask", lambda: self.study.ask(fixed_distributions=fixed))
-        self._note_new(trial.number)
-        if any(point is None or point[name] != value for name, value in trial.params.items()):
-            # `ask` hands out what another program has queued; this study chooses for itself.
-            self._fail(trial.number, "queued by another program; set aside")
-            return self.ask(pick)
-        self._set(trial.number, "config", pick.config.as_json())
-        self._set(trial.number, "fingerprint", pick.config.fingerprint)
-        self._set(trial.number, "origin", pick.origin)
-        if pick.reasons:
-            self._set(trial.number, "proposal", dict(pick.reasons))
-        return trial.number
+        """Create the trial. A point outside the grid has no parameters.
 
-    def _note_new(self, number: int) -> None:
-        if self._known is not None and number == len(self._known):
-            self._known.append(past(self._trial(number)))
+        Not Optuna's own `ask`: it hands out what another program has queued, and this study chooses for itself.
+        """
+        point = coordinates(pick.config, self._dimensions)
+        attrs = {"config": pick.config.as_json(), "fingerprint": pick.config.fingerprint, "origin": pick.origin}
+        begun = create_trial(
+            state=TrialState.RUNNING,
+            params={name: point[name] for name in self._distributions} if point is not None else {},
+            distributions=self._distributions if point is not None else {},
+            user_attrs=attrs | ({"proposal": dict(pick.reasons)} if pick.reasons else {}),
+        )
+        backend = self._storage.backend
+        trial_id = self._write("ask", lambda: backend.create_new_trial(self._study_id, begun))
+        trial = self._read(trial_id)
+        self._ids[trial.number] = trial_id
+        if self._known is not None and trial.number == len(self._known):
+            self._known.append(trial)
         else:  # another program made trials too
             self._known = None
+        return trial.number
 
     def commit(self, number: int, spec: TrialSpec) -> None:
         """From here on the trial may be started; a further attempt replaces the former."""
@@ -114,43 +114,38 @@ class Recorder:
 
     def finish(self, number: int, spec: TrialSpec, result: TrialResult) -> PastTrial:
         """Store the result, then derive and tell the rest. A stored result wins over the given one."""
-        frozen = self._trial(number)
-        if frozen.state.is_finished():
-            return past(frozen)
-        if "result" not in frozen.user_attrs:
-            self._set(number, "result", stored_result(result))
+        history = self.history()
+        trial = history[number]
+        if trial.finished:
+            return trial
+        if trial.result is None:
+            trial = replace(trial, result=stored_result(result))
+            self._set(number, "result", trial.result)
         else:
-            result = TrialResult.from_json(frozen.user_attrs["result"])
+            result = TrialResult.from_json(trial.result)
         verdict = judge(result, spec, self._weights)
-        self._constrain(number, verdict)
-        for key, value in _figures(result, spec, verdict).items():
-            if key not in frozen.user_attrs:
-                self._set(number, key, value)
-        if (same := same_settings(past(self._trial(number)), self.history())) is not None:
-            self._set(number, SAME_AS, same)
-        self._report_bound(number, frozen, verdict)
-        self._tell(number, TrialState[verdict.told], verdict.value)
-        return past(self._trial(number))
+        figures = _figures(result, spec, verdict)
+        if (same := same_settings(trial, history)) is not None:
+            figures[SAME_AS] = same
+        self._change(number, "tell", lambda: self._tell(number, verdict, figures))
+        return self.history()[number]
 
     def finish_told_halfway(self) -> list[PastTrial]:
         """After a restart: finish the trials whose result is stored, set aside those that never started."""
         ended = []
-        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if "result" in frozen.user_attrs:
-                spec = TrialSpec.from_json(frozen.user_attrs["spec"])
-                result = TrialResult.from_json(frozen.user_attrs["result"])
-                ended.append(self.finish(frozen.number, spec, result))
-            elif "spec" not in frozen.user_attrs:
-                self._fail(frozen.number, ABANDONED)
+        for trial in self.history():
+            if trial.finished:
+                continue
+            if trial.result is not None and trial.spec is not None:
+                spec, result = TrialSpec.from_json(trial.spec), TrialResult.from_json(trial.result)
+                ended.append(self.finish(trial.number, spec, result))
+            elif trial.spec is None:
+                figures = {"state": "abandoned", "failure": ABANDONED}
+                self._change(trial.number, "tell", partial(self._tell, trial.number, _ABANDONED, figures))
         return ended
 
-    def _fail(self, number: int, why: str) -> None:
-        self._set(number, "state", "abandoned")
-        self._set(number, "failure", why)
-        self._tell(number, TrialState.FAIL, None)
-
-    def _trial(self, number: int) -> FrozenTrial:
-        return self._storage.backend.get_trial(self._trial_id(number))
+    def _read(self, trial_id: int) -> PastTrial:
+        return repriced(past(self._storage.backend.get_trial(trial_id)), self._prices)
 
     def _trial_id(self, number: int) -> int:
         if number not in self._ids:
@@ -167,28 +162,22 @@ class Recorder:
     def _set(self, number: int, key: str, value: Any) -> None:
         self._change(number, key, lambda: self._storage.backend.set_trial_user_attr(self._trial_id(number), key, value))
 
-    def _constrain(self, number: int, verdict: Verdict) -> None:
-        """Constraints are write-once: those a killed controller has set stay."""
-        trial = optuna.Trial(self.study, self._trial_id(number))
-        for key, value in verdict.constraints.items():
-            self._change(number, f"constraint {key}", partial(_constrain_once, trial, key, value))
-
-    def _report_bound(self, number: int, frozen: FrozenTrial, verdict: Verdict) -> None:
-        """The bound of a raced-out trial lets TPE rank it among its like."""
-        bound = verdict.bound_usd_per_million
-        if verdict.state != "pruned" or bound is None or frozen.intermediate_values:
-            return
+    def _tell(self, number: int, verdict: Verdict, figures: Mapping[str, Any]) -> None:
+        """The rest of a trial's story. What an older controller told bit by bit before it was killed is told again."""
         backend, trial_id = self._storage.backend, self._trial_id(number)
-        self._change(number, "bound", lambda: backend.set_trial_intermediate_value(trial_id, 0, bound))
-
-    def _tell(self, number: int, state: TrialState, value: float | None) -> None:
+        state, bound = TrialState[verdict.told], verdict.bound_usd_per_million
+        values = [cost for cost in (verdict.value,) if cost is not None]
+        marked = create_trial(state=TrialState.RUNNING, constraints=dict(verdict.constraints))
         # A repeated tell after a lost answer of the database finds the trial finished.
-        self._change(number, "tell", lambda: self.study.tell(number, value, state=state, skip_if_finished=True))
-
-
-def _constrain_once(trial: optuna.Trial, key: str, value: float) -> None:
-    if key not in trial.constraints:
-        trial.set_constraint(key, value)
+        with suppress(UpdateFinishedTrialError), self._storage.one_commit():
+            for key, value in marked.system_attrs.items():
+                backend.set_trial_system_attr(trial_id, key, value)
+            for key, value in figures.items():
+                backend.set_trial_user_attr(trial_id, key, value)
+            if verdict.state == "pruned" and bound is not None:  # lets TPE rank it among its like
+                backend.set_trial_intermediate_value(trial_id, 0, bound)
+                values = [bound]
+            backend.set_trial_state_values(trial_id, state, values or None)
 
 
 def _figures(result: TrialResult, spec: TrialSpec, verdict: Verdict) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from tuner.study.storage import Storage, open_storage
 from tuner.study.writer import OnWrite, Writer
 from tuner.trial.spec import TrialSpec
 
-_TURN_S = 2.0  # so long trials are chosen and started before those that have ended are looked after
+_TURN_S = 1.0  # so long trials are chosen and started before those that have ended are looked after
 _LOST_ATTEMPTS = 5  # a trial that vanished this often with its controller is told lost instead of begun again
 
 

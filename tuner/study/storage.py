@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,8 @@ from tuner.errors import UsageError
 _SQLITE_BUSY_S = 60.0  # a reader (status, report) holds the file for milliseconds; a backup for seconds
 _CONNECT_S = 10
 _STATEMENT_MS = 60_000
+_OPENINGS = 20  # a database is made once, in a fraction of a second
+_OPENING_PAUSE_S = 0.1
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 
 # File systems whose locks SQLite cannot trust (sqlite.org/faq.html#q5, sqlite.org/lockingv3.html).
@@ -44,6 +49,21 @@ class Storage:
     @property
     def dialect(self) -> str:
         return self.backend.engine.dialect.name
+
+    @contextmanager
+    def one_commit(self) -> Iterator[None]:
+        """What Optuna writes within, on this thread, is committed at once at the end, or not at all.
+
+        Optuna commits after every attribute, and a disk takes tens of milliseconds for each.
+        """
+        sessions = self.backend.scoped_session
+        sessions.remove()
+        with self.backend.engine.begin() as connection:
+            sessions(bind=connection, join_transaction_mode="rollback_only")
+            try:
+                yield
+            finally:
+                sessions.remove()
 
     def close(self) -> None:
         """Give back every connection."""
@@ -70,7 +90,7 @@ def open_storage(address: str, *, must_exist: bool = False) -> Storage:
         _check_sqlite_file(path, must_exist=must_exist)
     label = url.render_as_string(hide_password=True)
     try:
-        backend = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=_engine_options(url))
+        backend = _backend(url)
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as exc:
         raise UsageError(f"{label}: no driver for this database; {_driver_hint(url)}") from exc
     except sqlalchemy.exc.SQLAlchemyError as exc:
@@ -78,6 +98,35 @@ def open_storage(address: str, *, must_exist: bool = False) -> Storage:
     except RuntimeError as exc:
         raise UsageError(f"{label}: {_first_line(exc, url)}; run `optuna storage upgrade` on a copy of it") from exc
     return Storage(backend, label, path)
+
+
+class _Backend(RDBStorage):
+    """Optuna's, which gives its connections back also where opening it fails half-way."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        try:
+            super().__init__(url, **options)
+        except BaseException:
+            if hasattr(self, "scoped_session"):
+                self.scoped_session.remove()
+                self.engine.dispose()
+            raise
+
+
+def _backend(url: URL) -> RDBStorage:
+    """Optuna looks which of its tables are missing and then makes them: whoever else does so meanwhile fails."""
+    for attempt in range(1, _OPENINGS + 1):
+        try:
+            return _Backend(url.render_as_string(hide_password=False), engine_kwargs=_engine_options(url))
+        except sqlalchemy.exc.DBAPIError as exc:
+            if attempt == _OPENINGS or not _made_meanwhile(exc):
+                raise
+            time.sleep(_OPENING_PAUSE_S)
+    raise AssertionError("the loop above returns or raises")
+
+
+def _made_meanwhile(exc: sqlalchemy.exc.DBAPIError) -> bool:
+    return isinstance(exc, sqlalchemy.exc.IntegrityError) or "already exists" in str(exc.orig)
 
 
 def reachable_engine(address: str) -> Engine:

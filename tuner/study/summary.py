@@ -22,6 +22,7 @@ from tuner.study.problem import ConfirmPlan
 from tuner.study.recheck import Deviation, deviations
 from tuner.study.retry import by_configuration
 from tuner.study.storage import Storage, open_storage
+from tuner.trial.result import UNSPECIFIED
 
 STATES: tuple[PastState, ...] = ("measured", "infeasible", "pruned", "failed", "invalid", "running", "abandoned")
 _SEED = "seed:"
@@ -32,7 +33,8 @@ class Figures:
     """One configuration and what is known of it. Figures are None where nothing was measured.
 
     `args` are the measured launch arguments without program and plumbing, `argv` the whole command as it ran.
-    `standing` says what the confirmations say, None before any; `confirmed_ttft_p95_s` is the worst of them.
+    `standing` says what the confirmations say, None before any; `confirmed_ttft_p95_s` is the worst of them, also of
+    those that missed.
     `failure` is why there are no figures, `same_as` the earlier trial whose engine ran the same settings; `proposal` is
     what the sampler believed beforehand. `usd_per_hour` is the price the trial ran at, `usd_per_hour_now` the one it is
     scored at.
@@ -217,7 +219,7 @@ def summarize(storage: Storage, study_name: str) -> StudySummary:
         common_failure=common_failure(history),
         simulated=any(trial.simulated for trial in ran) or bool((attrs.get(IDENTITY) or {}).get("simulated")),
         deviations=tuple(deviations(history)),
-        failures=dict(Counter(trial.failure_kind or "unspecified" for trial in ran if _has_failed(trial))),
+        failures=dict(Counter(trial.failure_kind or UNSPECIFIED for trial in ran if _has_failed(trial))),
     )
 
 
@@ -233,7 +235,8 @@ def best_of(ranked: Sequence[Figures]) -> Figures | None:
 def common_failure(history: Sequence[PastTrial]) -> str | None:
     """The one reason every finished trial failed for, as a sentence; None when any trial did better."""
     ended = [trial for trial in history if trial.finished and trial.state != "abandoned"]
-    kinds = {trial.failure_kind for trial in ended}
+    # A command's failure may have no kind: then its words are the reason.
+    kinds = {trial.failure if trial.failure_kind in (None, UNSPECIFIED) else trial.failure_kind for trial in ended}
     if not ended or len(kinds) != 1 or not all(_has_failed(trial) for trial in ended):
         return None
     count = "the only trial" if len(ended) == 1 else f"all {len(ended)} trials"
@@ -274,7 +277,12 @@ def _nearest_miss(history: Sequence[PastTrial], figures: Mapping[int, Figures]) 
     missed = [trial for trial in history if trial.state == "infeasible" and trial.number in figures]
     if not missed:
         return None
-    return figures[min(missed, key=lambda trial: (max(trial.constraints.values(), default=0.0), trial.number)).number]
+
+    def miss(trial: PastTrial) -> tuple[bool, float, int]:
+        """A trial that tells by how much it missed comes before one that does not."""
+        return trial.ttft_p95_s is None, max(trial.constraints.values(), default=0.0), trial.number
+
+    return figures[min(missed, key=miss).number]
 
 
 def _seeds(history: Sequence[PastTrial], figures: Mapping[int, Figures]) -> dict[str, Figures]:
@@ -292,7 +300,7 @@ def _seeds(history: Sequence[PastTrial], figures: Mapping[int, Figures]) -> dict
 def _figures(trial: PastTrial, says: Standing | None, runs: Sequence[PastTrial]) -> Figures:
     spec, result = trial.spec or {}, trial.result or {}
     context = spec.get("context") or {}
-    held = [run for run in runs if run.fingerprint == trial.fingerprint and run.state == "measured"]
+    told = [run for run in runs if run.fingerprint == trial.fingerprint and run.state in ("measured", "infeasible")]
     return Figures(
         trial=trial.number,
         trial_id=str(spec.get("id", "")),
@@ -319,8 +327,8 @@ def _figures(trial: PastTrial, says: Standing | None, runs: Sequence[PastTrial])
         simulated=trial.simulated,
         confirmed=says == "holds",
         standing=says,
-        confirmed_rate_req_per_s=_confirmed_rate(held),
-        confirmed_ttft_p95_s=max((run.ttft_p95_s for run in held if run.ttft_p95_s is not None), default=None),
+        confirmed_rate_req_per_s=_confirmed_rate(told),
+        confirmed_ttft_p95_s=max((run.ttft_p95_s for run in told if run.ttft_p95_s is not None), default=None),
         failure=trial.failure,
         same_as=trial.same_as,
         constraints=trial.constraints,
@@ -335,6 +343,6 @@ def _words(program: Any) -> tuple[str, ...]:
     return (program,) if isinstance(program, str) else tuple(program or ())
 
 
-def _confirmed_rate(held: Sequence[PastTrial]) -> float | None:
-    rates = [((run.spec or {}).get("confirm") or {}).get("rate_req_per_s") for run in held]
+def _confirmed_rate(told: Sequence[PastTrial]) -> float | None:
+    rates = [((run.spec or {}).get("confirm") or {}).get("rate_req_per_s") for run in told]
     return min((float(rate) for rate in rates if rate), default=None)

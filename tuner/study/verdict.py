@@ -22,7 +22,7 @@ from tuner.study.score import (
     score,
     usd_per_million,
 )
-from tuner.trial.result import TrialResult
+from tuner.trial.result import UNSPECIFIED, TrialResult
 from tuner.trial.spec import TrialSpec
 
 Told = Literal["COMPLETE", "PRUNED", "FAIL"]
@@ -104,7 +104,8 @@ def sentence(result: TrialResult) -> str | None:
     if failure is None:
         return None
     message = " ".join(failure.message.split())
-    text = f"{failure.kind}: {message}" if message else failure.kind
+    text = ": ".join(part for part in (failure.kind if failure.kind != UNSPECIFIED else "", message) if part)
+    text = text or failure.kind
     return text if len(text) <= _SENTENCE_CHARACTERS else text[: _SENTENCE_CHARACTERS - 3] + "..."
 
 

@@ -204,7 +204,7 @@ def _silence(ending: Ending, exceptions: Sequence[str], milestone: Milestone) ->
         next_step = "forbid the combination if it happens again"
         return _Finding("hang", "configuration", "the engine stopped answering under load", "", next_step)
     text = exceptions[0] if exceptions else f"last seen: {_STAGE[milestone]}"
-    next_step = "raise the start's deadline if it was still at work"
+    next_step = "raise deadlines.ready in the space file if it was still at work"
     return _Finding("not_ready", "configuration", "the engine did not generate in time", text, next_step)
 
 

@@ -15,8 +15,12 @@ from tuner.probe.measurement import Level, Measurement
 SCHEMA_VERSION = 1
 
 State = Literal["measured", "infeasible", "pruned", "failed", "invalid"]
-_OPTIONAL = ("bound_req_per_s", "saturation_req_per_s")
+_OF_MEASURED = ("capacity_req_per_s", "ttft_p95_s", "output_tokens_per_s")
+_FIGURES = (*_OF_MEASURED, "bound_req_per_s", "saturation_req_per_s", "start_up_s", "gpu_seconds")
+_KINDS = {"node": str, "image_digest": str, "effective": dict, "client": dict, "versions": dict, "simulated": bool}
+_WORDS = {str: "text", dict: "mapping", bool: "truth value"}
 FailureClass = Literal["configuration", "infrastructure", "measurement"]
+UNSPECIFIED = "unspecified"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,25 @@ class Failure:
         }
 
     @classmethod
-    def from_json(cls, doc: Mapping[str, Any]) -> Failure:
-        return cls(doc["class"], doc["kind"], doc["message"], doc.get("log_tail", ""), doc.get("recognised", True))
+    def from_json(cls, doc: Mapping[str, Any] | str, assumed: FailureClass = "configuration") -> Failure:
+        """Read a failure; of one written by hand a message or a kind alone is enough, its class is then as assumed.
+
+        Raises:
+            ValueError: a class that says nothing of what must happen next.
+        """
+        if isinstance(doc, str):
+            return cls(assumed, UNSPECIFIED, doc)
+        failure_class = doc.get("class") or assumed
+        if failure_class not in get_args(FailureClass):
+            known = ", ".join(get_args(FailureClass))
+            raise ValueError(f"the class of a failure is one of {known}, not {failure_class!r}")
+        return cls(
+            failure_class,
+            str(doc.get("kind") or UNSPECIFIED),
+            str(doc.get("message") or ""),
+            str(doc.get("log_tail") or ""),
+            bool(doc.get("recognised", True)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,22 +133,29 @@ class TrialResult:
         state = doc.get("state")
         if not isinstance(doc.get("id"), str) or state not in get_args(State):
             raise ValueError(f"a TrialResult needs an `id` and a `state` of {', '.join(get_args(State))}")
-        for key in ("capacity_req_per_s", "ttft_p95_s", "output_tokens_per_s", *_OPTIONAL):
-            _check_figure(key, doc.get(key), needed=state == "measured" and key not in _OPTIONAL)
         fields = {k: doc[k] for k in cls.__dataclass_fields__ if doc.get(k) is not None}
-        if doc.get("failure"):
-            fields["failure"] = Failure.from_json(doc["failure"])
-        elif state in ("failed", "invalid"):
-            fields["failure"] = Failure("configuration" if state == "failed" else "measurement", "unspecified", "")
+        for key in _FIGURES:
+            _check_figure(fields, key, needed=state == "measured" and key in _OF_MEASURED)
+        wrong = [key for key, kind in _KINDS.items() if not isinstance(fields.get(key, kind()), kind)]
+        if wrong:
+            raise ValueError(f"TrialResult.{wrong[0]} must be a {_WORDS[_KINDS[wrong[0]]]}, not {fields[wrong[0]]!r}")
+        if doc.get("failure") or state in ("failed", "invalid"):
+            assumed: FailureClass = "measurement" if state == "invalid" else "configuration"
+            fields["failure"] = Failure.from_json(doc.get("failure") or "", assumed)
         fields["levels"] = tuple(Level(**level) for level in doc.get("levels") or ())
         if doc.get("measurement"):
             fields["measurement"] = Measurement.from_json(doc["measurement"])
         return cls(**fields)
 
 
-def _check_figure(key: str, value: Any, *, needed: bool) -> None:
+def _check_figure(fields: dict[str, Any], key: str, *, needed: bool) -> None:
+    """A figure not needed may be infinite, as the TTFT of a server that never answers is: then it is unknown."""
+    value = fields.get(key)
     if value is None and not needed:
         return
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or (needed and not math.isfinite(value)):
+        raise ValueError(f"TrialResult.{key} must be a finite number >= 0, not {value!r}")
+    if not math.isfinite(value):
+        del fields[key]
+    elif value < 0:
         raise ValueError(f"TrialResult.{key} must be a finite number >= 0, not {value!r}")

@@ -83,8 +83,9 @@ def test_the_first_digest_of_an_image_pins_it():
 
 def test_without_a_document_of_its_own_the_verdict_is_the_failure_and_keeps_what_the_image_printed():
     verdict = Verdict("finished", "ended", "host_oom", "the limit was hit", otherwise="configuration")
-    result = result_of(a_spec(), verdict, a_pod(state=ENDED), "no such library\ntuner-record 1 garbled", NOW)
+    result, ran = result_of(a_spec(), verdict, a_pod(state=ENDED), "no such library\ntuner-record 1 garbled", NOW)
     assert (result.state, result.failure.failure_class, result.failure.kind) == ("failed", "configuration", "host_oom")
+    assert not ran
     assert result.failure.log_tail == "no such library"
-    lost = result_of(a_spec(), Verdict("infrastructure", "lost", "evicted", "why"), None, None, NOW)
+    lost, _ = result_of(a_spec(), Verdict("infrastructure", "lost", "evicted", "why"), None, None, NOW)
     assert (lost.failure.failure_class, lost.gpu_seconds) == ("infrastructure", 0.0)

@@ -13,6 +13,7 @@ from tuner.runtime.kubernetes.client import Cluster
 from tuner.runtime.kubernetes.facts import Reference, _look_up
 from tuner.study.lock import FileLock, lock_path
 
+K8S = Path(__file__).parents[3] / "k8s"
 SPACE = Path(__file__).parents[2] / "e2e" / "data" / "tiny.yaml"
 IMAGE = ("--tuner-image", "registry.example/tuner:1")
 
@@ -43,8 +44,18 @@ def test_all_is_well_and_nothing_was_changed(cluster, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cluster", "kubeconfig"]
 
 
+def test_the_shipped_roles_are_enough_to_ask(cluster):
+    cluster.grant(K8S / "rbac.yaml", K8S / "rbac-nodes.yaml")
+    found = doctor()
+
+    assert found.code == 0, found.out
+    assert "FAIL" not in found.out
+    assert "all 8 that a search needs" in found.out
+
+
 def test_what_is_wrong_is_named_with_the_next_step_and_exit_5(cluster):
-    cluster.api.allowed = {"create jobs", "get jobs", "list jobs", "delete jobs", "list pods", "get pods/log"}
+    jobs = {f"{verb} jobs.batch" for verb in ("create", "get", "list", "delete")}
+    cluster.api.allowed = {*jobs, "list pods", "get pods/log"}
     found = doctor()
 
     assert found.code == 5

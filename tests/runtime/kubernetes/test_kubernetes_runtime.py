@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from support.clusters import UID, runtime_on, site_on, spec_of, target
 from support.fake_cluster import FakeCluster
+from support.fake_cluster.store import stamp
 from support.kube_cases import QUICK
 from support.trials import wait_for
 
@@ -283,6 +285,39 @@ def test_an_image_that_does_not_exist_ends_the_search_and_leaves_nothing(cluster
     clean(cluster)
 
 
+@pytest.mark.parametrize("before", ["ended by itself", "was evicted", "runs", "runs since another controller"])
+def test_an_image_that_is_gone_after_a_trial_ran_costs_the_next_trial_only(slow, before):
+    """Whatever became of the trial that ran: what is wrong now was not wrong in the space file."""
+    if before == "ended by itself":
+        slow.kubelet.env["QUICK_RUNNER_S"] = "0.1"
+    if before == "was evicted":
+        slow.plan("evict")
+    runtime = runtime_on(slow)
+    runtime.start(spec_of("t-1"))
+    if before in ("ended by itself", "was evicted"):
+        ended(runtime)
+    else:
+        has_run_for_a_minute(slow, *running(slow))
+    slow.kubelet.missing_images.add("stock:1")
+    runtime.start(spec_of("t-2"))
+    if before == "runs since another controller":
+        wait_for(lambda: "ImagePullBackOff" in str(slow.pods()), "the pull to fail")
+        runtime.close()
+        runtime = runtime_on(slow)
+        assert runtime.reconcile(UID, {"t-2": 1, "t-1": 1}) == {"t-2": "running", "t-1": "running"}
+    (notice,) = ended(runtime)
+    failure = notice.result.failure
+    assert (notice.trial_id, failure.failure_class, failure.kind) == ("t-2", "infrastructure", "image_pull")
+
+
+def has_run_for_a_minute(cluster, pod):
+    def change(held):
+        (status,) = held["status"]["containerStatuses"]
+        status["state"]["running"]["startedAt"] = stamp(datetime.now(UTC) - timedelta(minutes=1))
+
+    cluster.store.update("pods", "demo", pod["metadata"]["name"], change)
+
+
 # --- what happens to pods
 
 
@@ -360,6 +395,19 @@ def test_a_refusal_makes_the_runtime_unusable_at_once(cluster, status, reason, m
         runtime.reconcile(UID, {})
 
 
+def test_a_token_that_is_replaced_while_trials_run_is_read_anew(slow):
+    """Service-account tokens are rotated, and people log in again."""
+    slow.api.token = "monday"
+    runtime = runtime_on(slow)
+    runtime.start(spec_of("t-1"))
+    running(slow)
+    slow.api.token = "tuesday"
+    stages(runtime, "does not accept the credentials")
+    slow.kubeconfig(slow.folder / "kubeconfig")  # somebody logs in
+    slow.strike("oom", slow.pods()[0])
+    assert ended(runtime)[0].result.failure.kind == "host_oom"
+
+
 def test_pauses_grow_to_half_a_minute_and_heed_what_the_server_says():
     outage, pauses = Outage(), []
     for _ in range(7):
@@ -413,7 +461,7 @@ def test_a_full_quota_is_a_remark(cluster, kubeconfig):
 def test_nodes_that_may_not_be_listed_are_a_remark(cluster, kubeconfig):
     from tuner.runtime.kubernetes.rights import NEEDED
 
-    cluster.api.allowed = {f"{right.verb} {right.of}" for right in NEEDED}
+    cluster.api.allowed = {str(right) for right in NEEDED}
     (remark,) = check_sites(places(), SAMPLE)
     assert "nodes may not be listed" in remark
 
@@ -471,6 +519,33 @@ def test_a_kubeconfig_that_does_not_help_is_named(cluster, kubeconfig, monkeypat
         monkeypatch.setenv("KUBECONFIG", config)
     with pytest.raises(UsageError, match=says):
         connect(context, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "context", "says"),
+    [
+        ("", None, "no usable kubeconfig at .*empty"),
+        ("a: [", None, "no usable kubeconfig at .*while parsing a flow node"),
+        ("- a", None, "its shape is not a kubeconfig's"),
+        ("current-context: gone", None, "the current context gone: not in"),
+        ("contexts: [{name: a, context: {}}]", None, r"has no current context; name one with --context \(a\)"),
+        ("contexts: [{name: a, context: {cluster: c, user: u}}]", "a", "context a cannot be used: .*clusters"),
+    ],
+)
+def test_what_is_wrong_with_a_kubeconfig_is_said(tmp_path, monkeypatch, text, context, says):
+    (tmp_path / "config").write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    with pytest.raises(UsageError, match=says):
+        connect(context, None)
+
+
+def test_of_several_kubeconfigs_the_first_says_which_context_is_current(cluster, tmp_path, monkeypatch):
+    """As kubectl has it: trials must not go to another cluster than the one that it shows."""
+    mine = cluster.kubeconfig(tmp_path / "mine", contexts=("mine", "spare"), namespace="of-mine")
+    theirs = cluster.kubeconfig(tmp_path / "theirs", contexts=("theirs",), namespace="of-theirs")
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path / 'none'}:{mine}:{theirs}")
+    assert connect(None, None).namespace == "of-mine"
+    assert connect("theirs", None).namespace == "of-theirs"
 
 
 def test_the_namespace_is_the_contexts_own_unless_it_is_given(cluster, tmp_path, monkeypatch):

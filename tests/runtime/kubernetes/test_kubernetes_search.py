@@ -39,8 +39,8 @@ def test_a_search_survives_what_a_weekend_brings(tmp_path):
         quota = "requested: count/jobs.batch=1, used: count/jobs.batch=9, limited: count/jobs.batch=9"
         cluster.fault("POST", "/jobs$", 403, "Forbidden", f'jobs.batch "x" is forbidden: exceeded quota: jobs, {quota}')
         cluster.fault("GET", "/pods$", 503, "ServiceUnavailable", "etcd leader changed", times=3)
-        cluster.fault("POST", "/jobs$", 0)
-        kills = [["after", 20], ["before", 25], ["after", 41], ["before", 60], ["after", 33], ["before", 18]]
+        cluster.fault("POST", "/jobs$", 0, late=True, times=9)
+        kills = [["after", 12], ["before", 11], ["after", 16], ["before", 21], ["after", 14], ["before", 9]]
         folder = tmp_path / "study"
         zygote = begin(tmp_path)
         send(zygote, order(cluster, folder, kills=kills))
@@ -49,13 +49,15 @@ def test_a_search_survives_what_a_weekend_brings(tmp_path):
         finally:
             end(zygote)
         kinds = Counter((t["attrs"].get("failure") or "").partition(":")[0] for t in report["trials"])
-        assert report["codes"] == [-signal.SIGKILL] * len(kills) + [0], (tmp_path / "zygote.log").read_text()[-3000:]
+        why = report["outcome"], (tmp_path / "zygote.log").read_text()[-3000:]
+        assert report["codes"] == [-signal.SIGKILL] * len(kills) + [0], why
         assert report["outcome"]["counted"] == 8, report["outcome"]
         assert_told_once(report, 8)
         assert [plan.what for plan in (oom, lost, evicted, pressed, image) if not plan.done] == []
         assert {"host_oom", "node_lost", "evicted", "image_pull"} <= set(kinds), kinds
         assert sum(t["state"] == "FAIL" and t["attrs"]["state"] == "failed" for t in report["trials"]) == 4, kinds
         assert_booked(cluster, report)
+        assert cluster.api.used == cluster.api.allowed  # the roles we ship are enough, and none of it is too much
         for node in cluster.kubelet.dead_nodes:  # the pod of a lost node stays until somebody removes the node
             cluster.store.delete("nodes", "", node)
         assert_nothing_left(cluster)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -171,6 +172,38 @@ def test_kinds_trials_fit_on_its_nodes_once_they_pretend_to_have_gpus(kind_space
         assert "tuner.simulator" in spec.argv
 
 
+def what_restricted_refuses(pod):
+    """Of the rules of https://kubernetes.io/docs/concepts/security/pod-security-standards those that trials touch."""
+    sources = {"name", "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "secret"}
+    found = [f"volume {volume['name']}" for volume in pod["volumes"] if not set(volume) <= sources]
+    for container in pod["initContainers"] + pod["containers"]:
+        own = container.get("securityContext", {})
+        both = {**pod.get("securityContext", {}), **own}
+        capabilities = own.get("capabilities", {})
+        wrong = {
+            "privilege escalation": own.get("allowPrivilegeEscalation") is not False,
+            "root": both.get("runAsNonRoot") is not True or both.get("runAsUser") == 0,
+            "seccomp": both.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"),
+            "capabilities": capabilities.get("drop") != ["ALL"] or bool(capabilities.get("add")),
+        }
+        found += [f"{what} of {container['name']}" for what, is_wrong in wrong.items() if is_wrong]
+    return found
+
+
+def test_kinds_trials_and_the_controller_run_under_restricted_pod_security(kind_space):
+    problem = problem_of(
+        evaluate(kind_space), name="kind", where=Where(simulated=False), trials=None, deadlines=Deadlines()
+    )
+    for name, pool in kind_space.spec.pools.items():
+        target = target_of(name, pool, namespace="tuner", context=None, tuner_image="sglang-tuner:kind")
+        config = next(c.config for c in problem.candidates if c.config.pool == name)
+        spec = problem.make_spec(config, f"kind-0-{config.fingerprint}", 1, 0, None, None)
+        assert what_restricted_refuses(job_manifest(spec, target, "uid")["spec"]["template"]["spec"]) == []
+        bare = dataclasses.replace(target, pod_patch={})
+        assert what_restricted_refuses(job_manifest(spec, bare, "uid")["spec"]["template"]["spec"]) != []
+    assert what_restricted_refuses({"initContainers": [], **POD}) == []
+
+
 def test_the_script_says_what_it_takes_and_parses():
     script = KIND / "run.sh"
     subprocess.run(["bash", "-n", str(script)], check=True, timeout=10)
@@ -204,6 +237,25 @@ def test_the_script_advertises_gpus_by_a_patch_of_the_nodes_capacity(tmp_path):
         ("/status/capacity/nvidia.com~1gpu", "8"),
     ]
     assert all("--subresource=status" in shlex.split(line) for line in patches)
+
+
+def test_the_script_puts_its_image_everywhere(tmp_path):
+    """Against a kubectl that writes down what it is asked and given."""
+    for program in ("kind", "make", "kubectl"):
+        path = tmp_path / program
+        path.write_text(
+            f'#!/bin/sh\nprintf "%s\n" "$*" >> {tmp_path}/asked\n'
+            f'case "$*" in *"apply --filename -"*) cat >> {tmp_path}/asked;; esac\n'
+        )
+        path.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "KUBECONFIG": str(tmp_path / "kubeconfig"), "IMAGE": "mine:7"}
+    subprocess.run([str(KIND / "run.sh"), "search"], check=True, timeout=30, capture_output=True, env=env)
+    asked = (tmp_path / "asked").read_text()
+
+    assert asked.count("image: mine:7") == 3  # two pools and the controller
+    assert "value: mine:7" in asked
+    assert "sglang-tuner:kind" not in asked
+    assert "sglang-tuner:VERSION" not in asked
 
 
 def test_the_readmes_commands_name_files_that_exist():

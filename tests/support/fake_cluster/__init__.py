@@ -122,11 +122,35 @@ class FakeCluster:
         path.write_text(yaml.safe_dump(document))
         return path
 
+    def grant(self, *files: Path) -> set[str]:
+        """Allow what the roles in these files allow, and nothing else."""
+        documents = [document for file in files for document in yaml.safe_load_all(file.read_text())]
+        rules = [rule for d in documents if d["kind"] in ("Role", "ClusterRole") for rule in d["rules"]]
+        self.api.allowed = {
+            f"{verb} {resource}{'.' if group else ''}{group}"
+            for rule in rules
+            for verb in rule["verbs"]
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+        }
+        return set(self.api.allowed)
+
     # --- what goes wrong
 
-    def fault(self, method: str, path: str, status: int, reason: str = "", message: str = "", times: int = 1) -> Fault:
-        """The next matching requests are answered so; status 0 hangs up."""
-        fault = Fault(method, path, Refused(status, reason, message), times)
+    def fault(
+        self,
+        method: str,
+        path: str,
+        status: int,
+        reason: str = "",
+        message: str = "",
+        *,
+        times: int = 1,
+        late: bool = False,
+        retry_after: int | None = None,
+    ) -> Fault:
+        """The next matching requests are answered so; status 0 hangs up, `late` once it is done."""
+        fault = Fault(method, path, Refused(status, reason, message, retry_after), times, late)
         self.api.faults.append(fault)
         return fault
 

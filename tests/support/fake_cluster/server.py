@@ -27,12 +27,13 @@ _VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
 @dataclass
 class Fault:
-    """Answer `times` matching requests with an error instead. Status 0 hangs up."""
+    """Answer `times` matching requests with an error instead. Status 0 hangs up, `late` after having done it."""
 
     method: str
     path: str
     answer: Refused
     times: int = 1
+    late: bool = False
 
     def hits(self, method: str, path: str) -> bool:
         return self.times > 0 and self.method in ("*", method) and re.search(self.path, path) is not None
@@ -40,12 +41,16 @@ class Fault:
 
 @dataclass
 class Api:
-    """Answers requests on a store. `allowed` None allows everything; else `verb resource[/sub]` in it."""
+    """Answers requests on a store. `allowed` None allows everything; else `verb resource[/sub][.group]` in it.
+
+    `used` is what was asked for of that.
+    """
 
     store: Store
     read_log: Callable[[str], bytes]
     token: str | None = None
     allowed: set[str] | None = None
+    used: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
     down: bool = False
     requests: list[tuple[float, str, str]] = field(default_factory=list)
@@ -56,13 +61,18 @@ class Api:
         url = urlsplit(target)
         path = unquote(url.path)
         self.requests.append((time.monotonic(), method, target))
-        for fault in self.faults:
-            if fault.hits(method, path):
-                fault.times -= 1
-                raise fault.answer
+        struck = next((fault for fault in self.faults if fault.hits(method, path)), None)
+        if struck is not None:
+            struck.times -= 1
+            if struck.late:
+                self._routed(method, path, url.query, headers, body)
+            raise struck.answer
+        return self._routed(method, path, url.query, headers, body)
+
+    def _routed(self, method: str, path: str, asked: str, headers: Any, body: bytes) -> tuple[int, bytes]:
         if self.token is not None and headers.get("Authorization") != f"Bearer {self.token}":
             raise Refused(401, "Unauthorized", "Unauthorized")
-        query = {key: values[-1] for key, values in parse_qs(url.query).items()}
+        query = {key: values[-1] for key, values in parse_qs(asked).items()}
         document = json.loads(body) if body else {}
         if path == "/version":
             return 200, json.dumps({"gitVersion": self.version, "major": "1", "minor": self.version[3:5]}).encode()
@@ -113,10 +123,12 @@ class Api:
     def _authorise(self, method: str, kind: str, namespace: str, name: str | None, sub: str | None) -> None:
         verb = _VERBS.get(method) or ("get" if name else "list")
         resource = f"{kind}/{sub}" if sub else kind
-        if self.allowed is None or f"{verb} {resource}" in self.allowed:
+        group = API[kind][0].rpartition("/")[0] if kind in API else ""
+        right = f"{verb} {resource}{'.' if group else ''}{group}"
+        self.used.add(right)
+        if self.allowed is None or right in self.allowed:
             return
         who = 'User "system:serviceaccount:ns:tuner"'
-        group = "batch" if kind == "jobs" else ""
         about = f'{qualified(kind)} "{name}"' if name else qualified(kind)
         scope = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
         message = f'{about} is forbidden: {who} cannot {verb} resource "{resource}" in API group "{group}" {scope}'
@@ -125,7 +137,8 @@ class Api:
     def _review(self, body: Json) -> Json:
         asked = body["spec"]["resourceAttributes"]
         resource = asked["resource"] + (f"/{asked['subresource']}" if asked.get("subresource") else "")
-        allowed = self.allowed is None or f"{asked['verb']} {resource}" in self.allowed
+        group = asked.get("group", "")
+        allowed = self.allowed is None or f"{asked['verb']} {resource}{'.' if group else ''}{group}" in self.allowed
         return {**body, "status": {"allowed": allowed}}
 
     def _list(self, kind: str, namespace: str, query: Json) -> Json:

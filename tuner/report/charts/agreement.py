@@ -10,8 +10,8 @@ from tuner.report.facts.prediction import Pair, Predictions
 _TITLE = "Predicted against measured"
 _LEGEND = (
     ("k1", "engine model, before anything ran"),
-    ("k3", "sampler, just before the trial"),
-    ("k4 rule", "right"),
+    ("k3 ring", "sampler, just before the trial"),
+    ("k4 rule", "measured = predicted"),
 )
 
 
@@ -28,7 +28,7 @@ def agreement(predictions: Predictions, *, simulated: bool) -> Chart:
         if p.model:
             marks.append(canvas.dot(x.scale(p.model), y.scale(p.measured), "k1", _tip(p, p.model, "engine model"), 4))
         if p.believed:
-            marks.append(canvas.dot(x.scale(p.believed), y.scale(p.measured), "k3", _tip(p, p.believed, "sampler"), 4))
+            marks.append(canvas.ring(x.scale(p.believed), y.scale(p.measured), "k3", _tip(p, p.believed, "sampler"), 5))
     description = _description(predictions)
     return Chart(
         "predicted",

@@ -10,7 +10,7 @@ from tuner.report.charts import canvas
 from tuner.report.charts.canvas import WIDTH, Chart
 from tuner.report.charts.scale import scale_of
 
-_ROW, _NAMES, _FIGURES = 30.0, 120.0, 150.0
+_ROW, _NAMES, _FIGURES = 30.0, 100.0, 195.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,39 @@ def label(x: float, y: float, content: str, anchor: str = "s") -> str:
     return f'<text class="{anchor} l" x="{number(x)}" y="{number(y)}">{escape(content)}</text>'
 
 
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A label that may give way: where it would stand best, its text, its anchor."""
+
+    x: float
+    y: float
+    content: str
+    anchor: str = "s"
+
+    def box(self, y: float) -> tuple[float, float, float, float]:
+        """(left, top, right, bottom), letters reckoned wide."""
+        width = _LETTER * len(self.content)
+        left = self.x - {"s": 0.0, "m": width / 2, "e": width}[self.anchor]
+        return left, y - _LINE, left + width, y
+
+
+_LETTER, _LINE = 6.8, 13.0
+
+
+def names(wanted: Sequence[Name]) -> list[str]:
+    """Labels that do not lie on each other: the first ones stand where they like, others a line away, or not at all."""
+    found: list[str] = []
+    taken: list[tuple[float, float, float, float]] = []
+    for name in wanted:
+        for shift in (0, -_LINE, _LINE, -2 * _LINE, 2 * _LINE):
+            left, top, right, bottom = box = name.box(name.y + shift)
+            if top >= 0 and all(left >= r or right <= x or top >= b or bottom <= y for x, y, r, b in taken):
+                taken.append(box)
+                found.append(label(name.x, name.y + shift, name.content, name.anchor))
+                break
+    return found
+
+
 def dot(x: float, y: float, kind: str, tip: str = "", size: float = 4.5) -> str:
     """A filled circle; `tip` is shown under the pointer."""
     return _tipped("circle", f'class="{kind}" cx="{number(x)}" cy="{number(y)}" r="{number(size)}"', tip)

@@ -22,7 +22,7 @@ def course(progress: Progress, *, simulated: bool) -> Chart:
     steps = progress.steps
     random = progress.random
     costs = [s.cost for s in steps] + [s.best for s in steps] + [e.mean for e in random] + [e.low for e in random]
-    x = Axis(scale_of([1.0, *(float(s.number) for s in steps)], LEFT, WIDTH - RIGHT), "trials that told something")
+    x = Axis(scale_of([1.0, 5.0, *(float(s.number) for s in steps)], LEFT, WIDTH - RIGHT), "trials that told something")
     y = Axis(scale_of(costs, HEIGHT - BOTTOM, TOP, logarithmic=True, margin=0.1), "USD per million output tokens")
     marks = [*_random(random, x, y), *_steps(steps, x, y)]
     best = [(x.scale(s.number), y.scale(s.best)) for s in steps if s.best is not None]
@@ -40,6 +40,7 @@ def course(progress: Progress, *, simulated: bool) -> Chart:
         tuple(
             (str(s.number), str(s.trial), s.state, _text(s.cost), _text(s.best), _expected(expected.get(s.number)))
             for s in steps
+            if best  # without any cost there is nothing to draw
         ),
     )
 

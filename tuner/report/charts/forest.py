@@ -13,8 +13,8 @@ from tuner.report.facts.effects import Effect, Level
 _TITLE = "What each parameter changed"
 _ROW, _GAP, _NAMES = 19.0, 25.0, 176.0
 _LEGEND = (
-    ("k1", "cost as a factor of the best one's level, 90 % interval"),
-    ("k3", "the level of the best"),
+    ("k1", "cost as a factor of the best one's level, 90% interval"),
+    ("k3 ring", "the level of the best"),
 )
 
 
@@ -39,7 +39,7 @@ def forest(effects: Sequence[Effect], *, simulated: bool) -> Chart:
         description,
         _drawing(scale, marks, height, description, simulated=simulated),
         _LEGEND,
-        ("parameter", "value", "cost factor", "90 % interval", "measured", "dropped", "failed or missed"),
+        ("parameter", "value", "cost factor", "90% interval", "measured", "dropped", "failed or missed"),
         tuple(_table_row(effect, level) for effect in effects for level in effect.levels),
     )
 
@@ -49,12 +49,13 @@ def _row(effect: Effect, level: Level, y: float, scale: Scale) -> str:
     tip = f"{effect.parameter} {level.value}: x {level.factor:.3g} ({level.low:.3g} to {level.high:.3g})"
     reach = canvas.line([(scale(level.low), y), (scale(level.high), y)], kind)
     name = canvas.text(_NAMES - 10, y + 4, canvas.shortened(level.value, 24), "e")
-    return name + reach + canvas.dot(scale(level.factor), y, kind, tip)
+    mark = canvas.ring if level.reference else canvas.dot
+    return name + reach + mark(scale(level.factor), y, kind, tip, 5)
 
 
 def _drawing(scale: Scale, marks: Sequence[str], height: float, description: str, *, simulated: bool) -> str:
     """Rows have names instead of a second axis, so the frame is this chart's own."""
-    axis = Axis(scale, "cost as a factor")
+    axis = Axis(scale, "cost, as a multiple of the best one's level")
     bottom = height - BOTTOM
     parts = [
         f'<svg viewBox="0 0 {canvas.number(WIDTH)} {canvas.number(height)}" role="img" '  # noqa: ISC004 - one tag

@@ -26,8 +26,8 @@ class Point:
 
 
 _LEGEND = (
-    ("k1", "measured: cost at the guarded rate"),
-    ("k2 up", "dropped early or over the limit: costs at least this"),
+    ("k1", "measured"),
+    ("k2 up", "dropped or over a limit: costs at least this"),
     ("k3 ring", "the best"),
     ("k4 rule", "limit"),
 )
@@ -44,8 +44,12 @@ def trade_off(points: Sequence[Point], limit_s: float | None, *, simulated: bool
     if limit_s is not None:
         at = canvas.number(x.scale(limit_s))
         marks.append(f'<path class="k4 n" d="M{at} {canvas.number(TOP)}V{canvas.number(HEIGHT - BOTTOM)}"/>')
-        marks.append(canvas.label(x.scale(limit_s) - 4, TOP + 11, f"limit {limit_s:g} s", "e"))
+        left = x.scale(limit_s) > WIDTH / 3
+        marks.append(
+            canvas.label(x.scale(limit_s) + (-4 if left else 4), TOP + 11, f"limit {limit_s:g} s", "e" if left else "s")
+        )
     marks += [_mark(p, x, y) for p in sorted(points, key=lambda p: p.winner)]
+    marks += canvas.names([_name(p, x, y) for p in sorted(points, key=lambda p: not p.winner) if _is_named(p)])
     title = "Cost against TTFT p95"
     rows = tuple(
         (
@@ -78,12 +82,17 @@ def _mark(p: Point, x: Axis, y: Axis) -> str:
     drawn = canvas.dot(*at, "k1", tip)
     if p.winner:
         drawn += canvas.ring(*at, "k3")
-    if p.name:
-        left = at[0] > WIDTH * 0.6
-        drawn += canvas.label(
-            at[0] + (-10 if left else 10), at[1] + (18 if p.winner else 4), p.name, "e" if left else "s"
-        )
     return drawn
+
+
+def _is_named(p: Point) -> bool:
+    return bool(p.name) and p.kind == "measured"
+
+
+def _name(p: Point, x: Axis, y: Axis) -> canvas.Name:
+    at = x.scale(p.ttft_p95_s), y.scale(p.usd_per_million)
+    left = at[0] > WIDTH * 0.6
+    return canvas.Name(at[0] + (-10 if left else 10), at[1] + (18 if p.winner else 4), p.name, "e" if left else "s")
 
 
 def _description(points: Sequence[Point], limit_s: float | None) -> str:

@@ -86,7 +86,7 @@ def compare(offers: Sequence[Offer], limits: Mapping[str, float]) -> Comparison:
     return Comparison(
         sides,
         limits,
-        _shown(rows, offers, sides, limits),
+        limit_rows(offers, sides, limits),
         at_limits,
         _against(sides, at_limits),
         _crossovers(rows),
@@ -98,20 +98,15 @@ def _best(offers: Sequence[Offer], sides: Sequence[str], limits: Mapping[str, fl
     return {side: decide([o for o in offers if o.side == side], limits) for side in sides}
 
 
-def _shown(
-    rows: Sequence[Row], offers: Sequence[Offer], sides: Sequence[str], limits: Mapping[str, float]
-) -> tuple[Row, ...]:
-    """Round limits between the fastest that holds anything and the loosest one tuned for."""
-    if not rows:
+def limit_rows(offers: Sequence[Offer], sides: Sequence[str], limits: Mapping[str, float]) -> tuple[Row, ...]:
+    """Round limits between the tightest that anything was shown to hold and the loosest asked or tuned for."""
+    own = [float(value) for o in offers for t in o.evidence.trials if (value := (t.spec.get("limits") or {}).get(KEY))]
+    named = {*own, *([limits[KEY]] if KEY in limits else [])}
+    if not offers or not named:
         return ()
-    first = next((row.limit_s for row in rows if row.costs), rows[-1].limit_s)
-    tuned = [
-        float(value) for o in offers for t in o.evidence.trials if (value := (t.spec.get("limits") or {}).get(KEY))
-    ]
-    asked = limits.get(KEY)
-    last = max([*tuned, *([asked] if asked else [])], default=rows[-1].limit_s)
-    chosen = sorted({*(r for r in _ROUND if first <= r <= last), *tuned, *([asked] if asked else [])})
-    return tuple(Row(at, _best(offers, sides, {**limits, KEY: at})) for at in chosen)
+    rows = [Row(at, _best(offers, sides, {**limits, KEY: at})) for at in sorted({*_ROUND, *named}) if at <= max(named)]
+    first = next((i for i, row in enumerate(rows) if row.costs), len(rows))
+    return tuple(row for i, row in enumerate(rows) if i >= first or row.limit_s in named)
 
 
 def _against(sides: Sequence[str], best: Mapping[str, Decision]) -> tuple[Against, ...]:

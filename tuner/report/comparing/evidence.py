@@ -57,18 +57,28 @@ class Capacity:
 class Evidence:
     """All trials of one configuration, and the confirmations of it. All under limits of the same kinds.
 
-    `refuted` are the limits at whose guarded rate a confirmation of it missed.
+    `refuted` are the limits at whose guarded rate a confirmation of it missed, `confirmed` those at which all held,
+    with that rate in req/s.
     """
 
     trials: tuple[Figures, ...]
     confirmations: tuple[Figures, ...] = ()
     refuted: tuple[Mapping[str, float], ...] = ()
+    confirmed: tuple[tuple[Mapping[str, float], float], ...] = ()
 
     @property
     def latest(self) -> Figures:
         """The trial that speaks for it: the last measured one, else the last one."""
         measured = [f for f in self.trials if f.state == "measured"]
         return (measured or list(self.trials))[-1]
+
+    def confirmed_at(self, limits: Mapping[str, float], rate_req_per_s: float) -> bool:
+        """Whether confirmation runs held at least this rate under limits no looser than these."""
+        return any(
+            rate >= rate_req_per_s * (1 - 1e-9)
+            and all(own.get(key, math.inf) <= limit for key, limit in limits.items())
+            for own, rate in self.confirmed
+        )
 
     def refuted_at(self, limits: Mapping[str, float]) -> bool:
         """Whether it was refuted under just these limits; under others its confirmation is one more level."""

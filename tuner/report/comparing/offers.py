@@ -33,13 +33,17 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """An offer at some limits. `cost` (USD per million) is None where nothing was shown to hold; `least` bounds it."""
+    """An offer at some limits. `cost` (USD per million) is None where nothing was shown to hold; `least` bounds it.
+
+    `confirmed`: confirmation runs held this very rate under these limits or tighter ones.
+    """
 
     offer: Offer
     rate_req_per_s: float | None
     cost: float | None
     least: float
     settled: bool
+    confirmed: bool
 
     @property
     def output_tokens_per_s(self) -> float:
@@ -73,7 +77,8 @@ def scored(offer: Offer, limits: Mapping[str, float]) -> Scored:
         if math.isinf(capacity.high)
         else usd_per_million(offer.usd_per_hour, run_at * capacity.high, offer.paid_tokens)
     )
-    return Scored(offer, rate, cost, least, capacity.settled or refuted)
+    confirmed = bool(rate) and offer.evidence.confirmed_at(limits, rate or 0.0)
+    return Scored(offer, rate, cost, least, capacity.settled or refuted, confirmed)
 
 
 def decide(offers: Sequence[Offer], limits: Mapping[str, float]) -> Decision:

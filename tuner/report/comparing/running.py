@@ -1,15 +1,39 @@
-"""The commands that would decide what is undecided: exactly these trials, measured to their end. Pure."""
+"""The commands that would decide what is undecided, or confirm what is decided: exactly these trials. Pure."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tuner.report.comparing.offers import Scored
+from tuner.report.comparing.offers import Decision, Scored
 from tuner.report.comparing.sides import Named
 
 _DEFAULT_WORLD = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """Commands that would decide what is undecided, or confirm a winner that is not confirmed at these limits."""
+
+    decide: tuple[str, ...] = ()
+    confirm: tuple[str, ...] = ()
+
+
+def offered(decision: Decision, studies: Sequence[Named], limits: Mapping[str, float]) -> Offered:
+    """What to run next: the one or the other, or nothing."""
+    if decision.undecided:
+        return Offered(decide=tuple(commands(decision.undecided, studies, limits)))
+    winner = decision.winner
+    if winner is not None and not winner.confirmed and not _was_measured_at(winner, limits):
+        return Offered(confirm=tuple(commands([winner], studies, limits)))
+    return Offered()
+
+
+def _was_measured_at(winner: Scored, limits: Mapping[str, float]) -> bool:
+    """Then its own study is who confirms it, when its turn comes."""
+    return any(t.state == "measured" and t.spec.get("limits") == dict(limits) for t in winner.offer.evidence.trials)
 
 
 def commands(undecided: Sequence[Scored], studies: Sequence[Named], limits: Mapping[str, float]) -> list[str]:

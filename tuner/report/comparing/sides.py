@@ -76,6 +76,7 @@ def _evidence(family: Sequence[Named]) -> list[tuple[Evidence, Named]]:
     runs: dict[str, list[Figures]] = {}
     home: dict[str, Named] = {}
     refuted: dict[str, list[Mapping[str, float]]] = {}
+    confirmed: dict[str, list[tuple[Mapping[str, float], float]]] = {}
     for named in family:
         limits = named.summary.plan.get("limits") or {}
         for f in named.summary.trials_in_order:
@@ -84,11 +85,18 @@ def _evidence(family: Sequence[Named]) -> list[tuple[Evidence, Named]]:
                 home.setdefault(f.fingerprint, named)
             if f.standing == "missed":
                 refuted.setdefault(f.fingerprint, []).append(limits)
+            if f.confirmed and f.confirmed_rate_req_per_s:
+                confirmed.setdefault(f.fingerprint, []).append((limits, f.confirmed_rate_req_per_s))
         for run in named.summary.confirmations_in_order:
             if run.state in ("measured", "infeasible"):
                 runs.setdefault(run.fingerprint, []).append(run)
     return [
-        (Evidence(tuple(found), tuple(runs.get(key, ())), tuple(refuted.get(key, ()))), home[key])
+        (
+            Evidence(
+                tuple(found), tuple(runs.get(key, ())), tuple(refuted.get(key, ())), tuple(confirmed.get(key, ()))
+            ),
+            home[key],
+        )
         for key, found in trials.items()
     ]
 

@@ -23,7 +23,7 @@ _Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A cost with its 90 % interval, USD per million output tokens."""
+    """A cost with its 90% interval, USD per million output tokens."""
 
     cost: float
     low: float
@@ -51,10 +51,12 @@ class Certainty:
     capacity_low_req_per_s: float | None
     capacity_high_req_per_s: float | None
     rivals: tuple[Rival, ...]
+    confirmed: bool
 
     @property
     def clear(self) -> bool:
-        return not self.rivals
+        """Nobody else may be cheaper, and further runs upheld it: one measurement alone is cheap partly by luck."""
+        return self.confirmed and not self.rivals
 
 
 def certainty(summary: StudySummary) -> Certainty | None:
@@ -64,7 +66,8 @@ def certainty(summary: StudySummary) -> Certainty | None:
         return None
     repeat_sd, learned = repeatability(summary)
     low, high = bracket(best)
-    return Certainty(interval(best, repeat_sd), repeat_sd, learned, low, high, tuple(_rivals(summary, best, repeat_sd)))
+    rivals = tuple(_rivals(summary, best, repeat_sd))
+    return Certainty(interval(best, repeat_sd), repeat_sd, learned, low, high, rivals, best.confirmed)
 
 
 def repeatability(summary: StudySummary) -> tuple[float, bool]:
@@ -90,7 +93,7 @@ def cost_sd(figures: Figures, repeat_sd: float) -> float:
 
 
 def interval(figures: Figures, repeat_sd: float) -> Interval:
-    """The 90 % interval of a measured cost."""
+    """The 90% interval of a measured cost."""
     cost = figures.usd_per_million_output_tokens or 0.0
     factor = math.exp(_Z * cost_sd(figures, repeat_sd))
     return Interval(cost, cost / factor, cost * factor)

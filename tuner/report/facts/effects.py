@@ -37,7 +37,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One value of a parameter: cost as a factor of the reference level's, with its 90 % interval, and its trials."""
+    """One value of a parameter: cost as a factor of the reference level's, with its 90% interval, and its trials."""
 
     value: str
     factor: float

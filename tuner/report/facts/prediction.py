@@ -47,7 +47,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """`within` is the share of measured costs inside the sampler's own 90 % interval."""
+    """`within` is the share of measured costs inside the sampler's own 90% interval."""
 
     pairs: tuple[Pair, ...]
     model: Agreement | None

@@ -8,6 +8,7 @@ from typing import Any
 
 from tuner.report.facts.certainty import Certainty, certainty
 from tuner.report.facts.effects import Effects, effects
+from tuner.report.facts.hardware import Hardware, hardware
 from tuner.report.facts.loads import Loads, loads
 from tuner.report.facts.outcomes import Outcomes, outcomes
 from tuner.report.facts.prediction import Predictions, predictions
@@ -25,6 +26,7 @@ class StudyReport:
     certainty: Certainty | None
     effects: Effects | None
     progress: Progress
+    hardware: Hardware
     loads: tuple[Loads, ...]
     predictions: Predictions
     outcomes: Outcomes
@@ -69,6 +71,7 @@ def gather(summary: StudySummary) -> StudyReport:
         certainty(summary),
         effects(summary),
         progress(summary),
+        hardware(summary),
         loads(summary),
         predictions(summary),
         outcomes(summary),

@@ -9,6 +9,7 @@ from tuner import __version__
 from tuner.report.facts.study_report import StudyReport
 from tuner.report.page import sections
 from tuner.report.page.style import style_sheet
+from tuner.report.page.summary import goal, summary_section
 from tuner.report.page.trial_details import trials_section
 
 SIMULATED = "SIMULATED: figures of an engine model, nothing was measured"
@@ -17,12 +18,13 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """Nothing may be fetched and no script may run, whatever a log line looks like."""
 
 _SECTIONS: tuple[tuple[str, str, Callable[[StudyReport], str]], ...] = (
-    ("summary", "Summary", sections.summary_section),
+    ("summary", "Summary", summary_section),
     ("ranking", "Ranking", sections.ranking_section),
-    ("charts", "Cost, load and progress", sections.charts_section),
-    ("reasons", "What mattered, and what was expected", sections.reasons_section),
-    ("outcomes", "Rejected, failed, dropped", sections.outcomes_section),
-    ("money", "Money and GPU-hours", sections.money_section),
+    ("hardware", "Hardware and limits", sections.hardware_section),
+    ("charts", "Load and progress", sections.charts_section),
+    ("reasons", "What mattered", sections.reasons_section),
+    ("outcomes", "What was rejected", sections.outcomes_section),
+    ("money", "Money", sections.money_section),
     ("trials", "Every trial", trials_section),
 )
 
@@ -44,15 +46,9 @@ def page(report: StudyReport) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{style_sheet()}</style></head><body>'
         f'<a class="skip" href="#summary">to the summary</a>{stamp}<header><h1>{escape(summary.study)}</h1>'
-        f'<p class="m0">{escape(_origin(report))}</p><nav aria-label="Sections"><ul>{links}</ul></nav></header>'
+        f'{goal(report)}<nav aria-label="Sections"><ul>{links}</ul></nav></header>'
         f"<main>{body}</main><footer><p>{escape(_footer(report))}</p></footer></body></html>\n"
     )
-
-
-def _origin(report: StudyReport) -> str:
-    limits = ", ".join(f"{name} <= {value:g}" for name, value in report.limits.items())
-    pools = ", ".join(report.summary.plan.get("pools") or [])
-    return f"Lowest cost per output token within {limits or 'no limit'}; on {pools or 'no pool'}."
 
 
 def _footer(report: StudyReport) -> str:

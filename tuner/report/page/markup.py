@@ -32,11 +32,14 @@ def folded(summary: str, body: str, *, key: str = "") -> str:
 
 
 def figure(chart: Chart) -> str:
-    """A chart with its legend, and its data as a table to open."""
+    """A chart with its legend, and its data as a table to open; in words only where there is nothing to draw."""
+    head = f'<figure class="chart" id="chart-{chart.key}"><figcaption>{escape(chart.title)}</figcaption>'
+    if not chart.rows:  # axes around nothing would show figures that nobody measured
+        return f"{head}{paragraph(chart.description, 'm0')}</figure>"
     legend = "".join(f"<li>{_sample(kind)}{escape(meaning)}</li>" for kind, meaning in chart.legend)
-    data = folded("data as a table", table(chart.title, chart.columns, chart.rows)) if chart.rows else ""
+    data = folded("data as a table", table(chart.title, chart.columns, chart.rows))
     return (
-        f'<figure class="chart" id="chart-{chart.key}"><figcaption>{escape(chart.title)}</figcaption>{chart.svg}'
+        f"{head}{chart.svg}"
         + (f'<ul class="legend">{legend}</ul>' if legend else "")
         + f'<p class="sr">{escape(chart.description)}</p>{data}</figure>'
     )

@@ -56,22 +56,26 @@ html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--bg);color:var(--text);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 header,main,footer{max-width:1140px;margin:0 auto;padding:0 20px}
 h1{font-size:1.7rem;margin:24px 0 4px;line-height:1.2;overflow-wrap:anywhere}
-h2{font-size:1.25rem;margin:44px 0 12px;padding-top:14px;border-top:1px solid var(--line)}
+h2{font-size:1.25rem;margin:36px 0 10px;padding-top:12px;border-top:1px solid var(--line)}
+#summary-h{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);margin:0}
 h3{font-size:1rem;margin:22px 0 8px}
 p{margin:8px 0;max-width:78ch}
 a{color:var(--link)}
 .m0{color:var(--muted)}
 .good{color:var(--good);font-weight:600}
 .bad{color:var(--bad);font-weight:600}
+.doubt{color:var(--warn);font-weight:600}
+.verdict{font-size:1.25rem;margin:18px 0 0}
 .stamp{background:var(--warn-bg);color:var(--warn);font-weight:700;text-align:center;padding:8px 16px;position:sticky;top:0;z-index:2}
 .skip{position:absolute;left:-9999px}
 .skip:focus{left:8px;top:8px;background:var(--bg);padding:8px;z-index:3}
 nav ul{list-style:none;padding:0;margin:12px 0 0;display:flex;flex-wrap:wrap;gap:4px 18px}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(215px,1fr));gap:14px;margin:20px 0}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:14px;margin:14px 0 20px}
 .card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:12px 14px}
 .card b{display:block;font-size:1.5rem;line-height:1.25;font-variant-numeric:tabular-nums}
 .card span{display:block;color:var(--muted);font-size:.875rem}
 .grid{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:26px 28px;align-items:start}
+.wide{grid-template-columns:minmax(0,5fr) minmax(0,6fr)}
 figure{margin:0;min-width:0}
 figcaption{font-weight:600;margin-bottom:4px}
 .chart>svg{width:100%;height:auto;display:block;overflow:visible}
@@ -88,6 +92,9 @@ svg .n{fill:none;stroke-width:2}
 svg .f{rx:2px}
 .chart .k4.n{stroke-dasharray:6 4}
 .chart .k5.n{stroke-dasharray:3 3}
+.chart .c2.n{stroke-dasharray:8 3}
+.chart .c3.n{stroke-dasharray:2 3}
+.chart .c4.n{stroke-dasharray:9 3 2 3}
 .legend{list-style:none;margin:4px 0 6px;padding:0;font-size:.84rem;color:var(--muted);display:flex;flex-wrap:wrap;gap:2px 16px}
 .legend li{display:flex;align-items:center;gap:6px;min-width:0;overflow-wrap:anywhere}
 .legend svg{width:18px;height:14px;flex:none}
@@ -111,8 +118,8 @@ dd{margin:0;overflow-wrap:anywhere}
 .trials>details{border-bottom:1px solid var(--line);margin:0}
 .trials>details[open]{padding-bottom:12px}
 footer{color:var(--muted);font-size:.875rem;padding-bottom:40px;margin-top:40px}
-@media(max-width:820px){.grid{grid-template-columns:minmax(0,1fr)}header,main,footer{padding:0 14px}svg text{font-size:15px}h1{font-size:1.4rem}dl{grid-template-columns:minmax(0,1fr)}dd{margin-bottom:6px}}
-@media print{body{font-size:10.5pt}.stamp{position:static;border:1.5pt solid}nav,.skip{display:none}header,main,footer{max-width:none;padding:0}h2{margin-top:22px}h2,h3,h4{break-after:avoid}.card,figure,tr{break-inside:avoid}table{font-size:8.5pt}th,td{padding-right:9px}td:last-child{min-width:0}pre{white-space:pre-wrap;overflow-wrap:anywhere}.x{overflow:visible}.grid{grid-template-columns:repeat(2,minmax(0,1fr));gap:14px}.cards{grid-template-columns:repeat(4,minmax(0,1fr))}.card{padding:8px 9px}.card b{font-size:1.2rem}summary{list-style:none}figure details{display:none}@page{margin:14mm}}
+@media(max-width:820px){.cards{grid-template-columns:repeat(2,minmax(0,1fr));gap:8px}.card{padding:8px 10px}.card b{font-size:1.25rem}.grid,.wide{grid-template-columns:minmax(0,1fr)}header,main,footer{padding:0 14px}svg text{font-size:15px}h1{font-size:1.4rem}dl{grid-template-columns:minmax(0,1fr)}dd{margin-bottom:6px}}
+@media print{body{font-size:10.5pt}.stamp{position:static;border:1.5pt solid}nav,.skip{display:none}header,main,footer{max-width:none;padding:0}h2{margin-top:22px}h2,h3,h4{break-after:avoid}.card,figure,tr{break-inside:avoid}table{font-size:8.5pt}th,td{padding-right:9px}td:last-child{min-width:0}pre{white-space:pre-wrap;overflow-wrap:anywhere}.x{overflow:visible}.grid{grid-template-columns:repeat(2,minmax(0,1fr));gap:14px}.cards{grid-template-columns:repeat(5,minmax(0,1fr));gap:8px}.card{padding:6px 8px}.card span{font-size:8pt}.card b{font-size:1.2rem}summary{list-style:none}figure details{display:none}@page{margin:14mm}}
 """
 
 

@@ -12,7 +12,8 @@ from tuner.report.facts.spending import gpu_hours, usd
 from tuner.report.facts.study_report import StudyReport
 from tuner.report.page.command_line import differences, flag_lines
 from tuner.report.page.markup import block, folded, pairs, paragraph, table
-from tuner.report.words import duration, money, rate, seconds
+from tuner.report.table import beside
+from tuner.report.words import OUTCOMES, duration, money, rate, seconds
 from tuner.study.summary import Figures
 
 LOGS_BYTES = 60_000
@@ -41,7 +42,7 @@ def _trial(f: Figures, best: Figures | None, most: int, key: str, what: str) -> 
     if tail := _tail(f):
         shown = tail if len(tail) <= most else "..." + tail[-most:]
         body += "<h4>End of the engine's log</h4>" + block(shown)
-    return folded(f"{what} {f.trial}: {_headline(f)} - {f.label}", body, key=key)
+    return folded(f"{what} {f.trial}: {_headline(f)} - {beside(f, best)}", body, key=key)
 
 
 def _headline(f: Figures) -> str:
@@ -50,7 +51,7 @@ def _headline(f: Figures) -> str:
     if f.state == "pruned":
         return f"dropped early, at least {money(f.bound_usd_per_million_output_tokens)}/M"
     kind = (f.result.get("failure") or {}).get("kind")
-    word = "over the limit" if f.state == "infeasible" else f.state
+    word = OUTCOMES.get(f.state, f.state)
     return f"{word} ({kind})" if kind else word
 
 
@@ -68,6 +69,7 @@ def _facts(f: Figures, best: Figures | None) -> dict[str, str]:
     versions = f.result.get("versions") or {}
     belief = f.proposal.get("predicted_usd_per_million")
     facts = {
+        "configuration": f.label,
         "why it was tried": f.origin,
         "believed beforehand": f"{money(belief)}/M" if belief else "",
         "capacity": rate(f.capacity_req_per_s) if f.capacity_req_per_s else "",

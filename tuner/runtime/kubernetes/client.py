@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -42,12 +43,25 @@ class ApiError(Exception):
 
 
 class Cluster:
-    """One namespace of one cluster. `on_call` is told right before and right after each change asked for."""
+    """One namespace of one cluster. `on_call` is told right before and right after each change asked for.
 
-    def __init__(self, api: Any, namespace: str, on_call: Callable[[str], None] | None = None) -> None:
+    `log_in` makes another client after the server has refused this one's credentials: tokens are rotated. `answered`:
+    it has accepted them before.
+    """
+
+    def __init__(
+        self,
+        api: Any,
+        namespace: str,
+        on_call: Callable[[str], None] | None = None,
+        log_in: Callable[[], Any] | None = None,
+    ) -> None:
         self._api = api
         self.namespace = namespace
+        self.answered = False
         self._on_call = on_call or (lambda _said: None)
+        self._log_in = log_in
+        self._refused = False
         self._ahead = timedelta()
 
     @property
@@ -155,10 +169,11 @@ class Cluster:
         accept: str = _JSON,
     ) -> Json:
         data = self._request(method, path, query, body, say=say, accept=accept)
-        try:
-            document: Json = json.loads(data)
-        except ValueError as error:
-            raise ApiError(None, "NotJson", f"{self.server} does not answer like an API server") from error
+        document = None
+        with suppress(ValueError):
+            document = json.loads(data)
+        if not isinstance(document, dict):
+            raise ApiError(None, "NotJson", f"{self.server} does not answer like an API server")
         return document
 
     def _change(self, method: str, path: str, body: Json, content_type: str, say: str) -> None:
@@ -195,18 +210,31 @@ class Cluster:
         from kubernetes.client.exceptions import OpenApiException
         from urllib3.exceptions import HTTPError
 
+        request = self._authorised(method, path, query, body, types)
         try:
-            request = self._api.param_serialize(
-                method, path, None, list(query.items()), types, body, auth_settings=["BearerToken"]
-            )
             answer = self._api.call_api(*request, _request_timeout=(CONNECT_S, read_s))
             data: bytes = answer.read()
         except (HTTPError, OSError, OpenApiException) as error:
             raise ApiError(None, "Unreachable", f"no answer from {self.server}: {_innermost(error)}") from error
         self._set_clock(answer.getheader("Date"))
+        self._refused = answer.status == 401 or (answer.status == 403 and b"system:anonymous" in data)
         if answer.status >= 300:
             raise _refusal(answer.status, data, answer.getheader("Retry-After"))
+        self.answered = True
         return data
+
+    def _authorised(
+        self, method: str, path: str, query: dict[str, str], body: Json | None, types: dict[str, str]
+    ) -> Any:
+        """The request with the credentials of the moment: the client runs a kubeconfig's login command for them."""
+        try:
+            if self._refused and self._log_in is not None:
+                self._api, self._refused = self._log_in(), False
+            return self._api.param_serialize(
+                method, path, None, list(query.items()), types, body, auth_settings=["BearerToken"]
+            )
+        except Exception as error:  # the client lets out whatever its parsers and the login command raise
+            raise ApiError(401, "Unauthorized", f"no credentials for {self.server}: {error}") from error
 
     def _set_clock(self, date: str | None) -> None:
         try:
@@ -247,33 +275,35 @@ def connect(context: str | None, namespace: str | None, on_call: Callable[[str],
     Raises:
         UsageError: no kubeconfig, no such context, or one that cannot be used.
     """
+    inside, files = _inside(context), kubeconfig()
+    chosen = {} if inside else _context(context, files)
+    own = _own_namespace() if inside else str((chosen.get("context") or {}).get("namespace") or "default")
+    try:
+        api = _client(chosen.get("name"), files)
+    except Exception as error:  # a kubeconfig of others: the client lets out what its parsers raise
+        raise UsageError(f"kubeconfig {files}: context {context or 'current'} cannot be used: {error}") from error
+    return Cluster(api, namespace or own, on_call, lambda: _client(chosen.get("name"), files))
+
+
+def _client(context: str | None, files: str) -> Any:
+    """A client with today's credentials of a kubeconfig's context; None: those of the pod this process runs in."""
     from kubernetes import config
     from kubernetes.client import ApiClient, Configuration
 
     settings = Configuration()
-    try:
-        if _inside(context):
-            config.load_incluster_config(client_configuration=settings)
-            own = _own_namespace()
-        else:
-            chosen = _context(context)
-            own = str((chosen.get("context") or {}).get("namespace") or "default")
-            config.load_kube_config(kubeconfig(), chosen["name"], client_configuration=settings, persist_config=False)
-    except UsageError:
-        raise
-    except Exception as error:  # a kubeconfig of others: the client lets out what its parsers raise
-        raise UsageError(
-            f"kubeconfig {kubeconfig()}: context {context or 'current'} cannot be used: {error}"
-        ) from error
+    if context is None:
+        config.load_incluster_config(client_configuration=settings)
+    else:
+        config.load_kube_config(files, context, client_configuration=settings, persist_config=False)
     settings.retries = False
-    return Cluster(ApiClient(settings), namespace or own, on_call)
+    return ApiClient(settings)
 
 
 def _inside(context: str | None) -> bool:
     """In a pod, unless a kubeconfig is asked for."""
     return (
         context is None
-        and "KUBECONFIG" not in os.environ
+        and not os.environ.get("KUBECONFIG")
         and "KUBERNETES_SERVICE_HOST" in os.environ
         and (_SERVICE_ACCOUNT / "token").exists()
     )
@@ -286,19 +316,37 @@ def _own_namespace() -> str:
         return "default"
 
 
-def _context(wanted: str | None) -> Json:
-    from kubernetes import config
+def _context(wanted: str | None, files: str) -> Json:
+    contexts, current = _contexts(files)
+    names = sorted(contexts)
+    if wanted is None and not current:
+        raise UsageError(f"kubeconfig {files}: has no current context; name one with --context ({', '.join(names)})")
+    name = wanted or current
+    if name not in contexts:
+        what = f"context {name}" if wanted else f"the current context {name}"
+        raise UsageError(f"{what}: not in {files} ({', '.join(names)}){did_you_mean(name, names)}")
+    return contexts[name]
 
+
+def _contexts(files: str) -> tuple[dict[str, Json], str]:
+    """All contexts of these files and the current one, "" if there is none.
+
+    As kubectl reads them: of several files the first that says which is current counts. The client takes the last.
+    """
+    from kubernetes.config.kube_config import KubeConfigMerger
+
+    if not any(Path(file).expanduser().exists() for file in files.split(os.pathsep) if file):
+        raise _no_kubeconfig(files, "no such file")
     try:
-        contexts, current = config.list_kube_config_contexts(kubeconfig())
-    except config.ConfigException as error:
-        raise UsageError(
-            f"no usable kubeconfig at {kubeconfig()}: {error}; set KUBECONFIG, or try --runtime simulated"
-        ) from error
-    if wanted is None:
-        return dict(current)
-    for found in contexts:
-        if found["name"] == wanted:
-            return dict(found)
-    names = [str(found["name"]) for found in contexts]
-    raise UsageError(f"context {wanted}: not in {kubeconfig()} ({', '.join(names)}){did_you_mean(wanted, names)}")
+        read = KubeConfigMerger(files)
+        contexts = {str(node.value["name"]): dict(node.value) for node in read.config.value["contexts"]}
+        current = next((str(now) for file in read.config_files.values() if (now := file.get("current-context"))), "")
+    except (TypeError, AttributeError, KeyError) as error:
+        raise _no_kubeconfig(files, "its shape is not a kubeconfig's") from error
+    except Exception as error:  # files of others: the client lets out what its parsers raise
+        raise _no_kubeconfig(files, " ".join(str(error).split())) from error
+    return contexts, current
+
+
+def _no_kubeconfig(files: str, why: str) -> UsageError:
+    return UsageError(f"no usable kubeconfig at {files}: {why}; set KUBECONFIG, or try --runtime simulated")

@@ -27,8 +27,8 @@ ENDED_BY_SIGNAL = 75
 """The runner's exit code when it was asked to stop."""
 _SIGTERM_CODE = 128 + 15
 _SIGKILL_CODE = 128 + 9
-# A runner that cannot even start in the image dies at once, before it has written a first result.
-_AT_ONCE = timedelta(seconds=30)
+AT_ONCE = timedelta(seconds=30)
+"""A runner that cannot even start in the image dies at once, before it has written a first result."""
 _OUR_RESULT = '"tuner_result"'
 _SAID_CHARS = 200
 
@@ -156,7 +156,7 @@ def _runner_failed(pod: Pod, end: Mapping[str, Any], code: int, expected: Expect
 
 def _died_at_once(end: Mapping[str, Any]) -> bool:
     started, finished = moment(end, "startedAt"), moment(end, "finishedAt")
-    return started is not None and finished is not None and finished - started < _AT_ONCE
+    return started is not None and finished is not None and finished - started < AT_ONCE
 
 
 def _stopped_by_job(job: Mapping[str, Any]) -> tuple[str, str] | None:

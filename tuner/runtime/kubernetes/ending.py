@@ -25,17 +25,18 @@ _RECORD = "tuner-record "
 
 def result_of(
     spec: TrialSpec, verdict: Verdict, pod: Mapping[str, Any] | None, log: str | None, now: datetime
-) -> TrialResult:
-    """What to record of a trial whose verdict is an end.
+) -> tuple[TrialResult, bool]:
+    """What to record of a trial whose verdict is an end, and whether its runner left anything at all.
 
     A document that the runner had not finished keeps its levels, and the verdict says why it ended.
     """
     message = text(terminated(pod, CONTAINER), "message") if pod else ""
     own = harvest(spec, message=message, log=log)
+    ran = own is not None
     if own is None or is_checkpoint(own):
         bare = own or TrialResult(spec.id, "failed", simulated=spec.simulated)
         own = replace(bare, state="failed", failure=_failure(verdict, log))
-    return booked(own, spec, pod, now)
+    return booked(own, spec, pod, now), ran
 
 
 def _failure(verdict: Verdict, log: str | None) -> Failure:

@@ -31,4 +31,5 @@ def expectation(place: Place, gpus: int) -> Expectation:
         container=CONTAINER,
         autoscale_wait_s=target.autoscale_wait_s,
         queue=target.queue,
+        known_here=place.site.cluster.answered,
     )

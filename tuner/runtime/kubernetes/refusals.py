@@ -18,7 +18,9 @@ _RANGE = re.compile(r"(?P<which>maximum|minimum) (?P<resource>\S+) usage per \w+
 _FORBIDDEN = re.compile(r'cannot (?P<verb>\S+) resource "(?P<resource>[^"]+)"')
 _NAMESPACE = re.compile(r'namespaces? "(?P<name>[^"]+)" not found')
 _INVALID = re.compile(r"is invalid: (?P<problem>.+)", re.DOTALL)
-_PASSING_STATUS = frozenset([408, 410, 425, 429, 500, 502, 503, 504])
+_ANONYMOUS = 'User "system:anonymous"'
+_PASSING_STATUS = frozenset([*range(300, 400), 408, 410, 425, 429, *range(500, 600)])
+"""A server or what stands before it that is not itself; a redirection is a proxy's, no API server sends one."""
 
 
 def call_refused(status: int | None, reason: str, message: str, expected: Expectation, doing: str) -> Verdict:
@@ -31,8 +33,10 @@ def call_refused(status: int | None, reason: str, message: str, expected: Expect
         return waiting(f"the API server does not answer while {doing}: {said}")
     if status in _PASSING_STATUS or reason == "Conflict":
         return waiting(f"the API server is busy while {doing} ({status}): {said}")
-    if status == 401:
-        return unusable("credentials", f"the cluster does not accept the credentials - {said} - log in or renew them")
+    if status == 401 or (status == 403 and _ANONYMOUS in said):
+        step = "log in or renew them; what a login command of the kubeconfig says stands above"
+        message = f"the cluster does not accept the credentials - {said} - {step}"
+        return waiting(message) if expected.known_here else unusable("credentials", message)
     if status == 403:
         return _forbidden(said, expected, doing)
     if status == 404 and (namespace := _NAMESPACE.search(said)):

@@ -17,13 +17,14 @@ from tuner.errors import RuntimeUnusable
 from tuner.runtime.kubernetes.booking import Pins
 from tuner.runtime.kubernetes.client import ApiError
 from tuner.runtime.kubernetes.diagnosis import diagnose
+from tuner.runtime.kubernetes.ended import AT_ONCE
 from tuner.runtime.kubernetes.ending import result_of
 from tuner.runtime.kubernetes.job import gpus_requested, job_manifest
 from tuner.runtime.kubernetes.names import ANNOTATION_SPEC, ANNOTATION_SPEC_SHA256, CONTAINER, LABEL_STUDY
 from tuner.runtime.kubernetes.objects import text
 from tuner.runtime.kubernetes.outage import Allowance
 from tuner.runtime.kubernetes.place import Place, expectation
-from tuner.runtime.kubernetes.pods import started_at
+from tuner.runtime.kubernetes.pods import started_at, terminated
 from tuner.runtime.kubernetes.refusals import call_refused
 from tuner.runtime.kubernetes.site import POLL_S, Json, Key, Site
 from tuner.runtime.kubernetes.tails import Tails
@@ -226,6 +227,10 @@ class KubernetesRuntime:
             return
         self._sweep(site)
         for trial in trials:
+            self._note_start(trial)
+        for trial in trials:
+            if trial.ended:
+                continue
             if trial.created:
                 self._judge(trial)
             else:
@@ -296,14 +301,15 @@ class KubernetesRuntime:
         events = site.events([text(o, "metadata", "uid") for o in (job, pod) if o], now_s) if waits(pod) else []
         nodes = site.nodes(now_s) if pod and doubtful(pod) else None
         snapshot = Snapshot(job or {}, pod, events, nodes, site.cluster.now())
-        self._note_start(trial, pod)
-        if not trial.ended:
-            self._heed(trial, diagnose(snapshot, self._expected(trial)), pod)
+        self._heed(trial, diagnose(snapshot, self._expected(trial)), pod)
 
-    def _note_start(self, trial: Tracked, pod: Json | None) -> None:
-        """Every trial of an image must run the same one."""
-        if pod is None or started_at(pod, CONTAINER) is None:
+    def _note_start(self, trial: Tracked) -> None:
+        """A trial that runs shows that its pool can; and every trial of an image must run the same one."""
+        pod = trial.place.site.pod(trial.key)
+        if pod is None or (since := started_at(pod, CONTAINER)) is None:
             return
+        if not terminated(pod, CONTAINER) and trial.place.site.cluster.now() - since > AT_ONCE:
+            self._proven.add(trial.spec.pool)
         if why := self._pins.differs(trial.spec.image, pod):
             self._end(trial, lost("image_changed", why), pod, None)
 
@@ -348,11 +354,11 @@ class KubernetesRuntime:
     def _end(self, trial: Tracked, verdict: Verdict, pod: Json | None, log: str | None) -> None:
         trial.ended = True
         self._finished.pop(trial.spec.id, None)
-        result = result_of(trial.spec, verdict, pod, log, trial.place.site.cluster.now())
+        result, ran = result_of(trial.spec, verdict, pod, log, trial.place.site.cluster.now())
         own = result.failure is None or result.failure.kind != verdict.failure_kind
         if verdict.otherwise == "unusable" and not own:
             self._give_up(trial, verdict)
-        if verdict.kind == "finished" and own:
+        if ran:  # evicted or lost later: image, volumes and node were right all the same
             self._proven.add(trial.spec.pool)
         self._notices.append(Ended(trial.spec.id, trial.spec.attempt, result))
 

@@ -35,7 +35,8 @@ class Expectation:
 
     `smallest_gpus` is the least any configuration of the pool asks for: what refuses this trial only for its size
     leaves the pool usable. `own_image`: the image comes from the configuration, not from the pool. `proven`: a trial
-    has run in this pool during this search, so what is wrong now was not wrong in the space file.
+    has run in this pool during this search, so what is wrong now was not wrong in the space file. `known_here`: the
+    server has answered this controller before, so a login that it does not accept now may pass or be renewed.
     """
 
     pool: str
@@ -45,6 +46,7 @@ class Expectation:
     container: str = "trial"
     own_image: bool = False
     proven: bool = False
+    known_here: bool = False
     autoscale_wait_s: float | None = None
     queue: str | None = None
 
