@@ -153,7 +153,10 @@ def test_what_is_left_is_listed_and_deleted_only_when_told(cluster, monkeypatch)
     monkeypatch.setattr(on_cluster, "ABANDONED_S", -5.0)
     told = tuner("gc", "--namespace", "demo")
     assert told.out.startswith("would delete")
-    assert "say --yes" in told.err
+    assert "say --yes, with --study, --space or --all," in told.err
+    whose = tuner("gc", "--namespace", "demo", "--yes")
+    assert (whose.code, "whose results are to be deleted" in whose.err) == (2, True)
+    assert tuner("gc", *SPACE, "--all").code == 2
     assert cluster.jobs()
     assert tuner("gc", *SPACE, "--yes").out.startswith("deleted")
     wait_for(lambda: not cluster.jobs() and not cluster.pods(), "it to go")
@@ -177,7 +180,7 @@ def test_objects_of_others_are_never_touched(cluster):
     template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "x", "image": "x"}]}}
     job = {"metadata": {"name": "theirs", "labels": {"app": "other"}}, "spec": {"suspend": True, "template": template}}
     cluster.store.create("jobs", "demo", {**job, "status": {}})
-    assert "nothing is left" in tuner("gc", "--namespace", "demo", "--yes").err
+    assert "nothing is left" in tuner("gc", "--namespace", "demo", "--all", "--yes").err
     assert [j["metadata"]["name"] for j in cluster.jobs()] == ["theirs"]
 
 

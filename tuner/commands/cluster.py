@@ -119,6 +119,9 @@ def gc(
     running: Annotated[
         bool, typer.Option("--running", help="With --study or --space: also trials that still run.")
     ] = False,
+    everybody: Annotated[
+        bool, typer.Option("--all", help="Of every study in the namespace, other users' too.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only say what would be.")] = False,
 ) -> None:
     """Delete what trials have left on a cluster: objects of the tuner alone, ended and taken in by nobody."""
@@ -128,6 +131,10 @@ def gc(
     uid, opened = study_uid_of(space, study, storage)
     if running and uid is None:
         raise UsageError("--running goes with --study NAME or --space FILE: whose trials are to be ended?")
+    if everybody and uid is not None:
+        raise UsageError("--all goes without --study and --space")
+    if yes and uid is None and not everybody:
+        raise UsageError("--yes goes with --study NAME, --space FILE or --all: whose results are to be deleted?")
     clusters = on_cluster.clusters_of(opened, namespace, context)
     found = list(on_cluster.leftovers(clusters, uid, running=running))
     for leftover in found:
@@ -138,4 +145,5 @@ def gc(
     if not found:
         say("nothing is left")
     elif not yes and any(leftover.why for leftover in found):
-        say("nothing was changed; say --yes to delete them, unharvested results included")
+        whose = "" if uid is not None or everybody else ", with --study, --space or --all,"
+        say(f"nothing was changed; say --yes{whose} to delete them, unharvested results included")
