@@ -119,7 +119,9 @@ async def benchmark(seconds: float) -> list[str]:
         await line(
             "cheap at 10,000 chunks/s, decode in step", cheap, rate=50, seconds=seconds, tokens=200, paced=False
         ),
-        await line("  the same, every chunk alone", cheap, rate=10_000 / TOKENS, seconds=seconds, paced=False),
+        await line(
+            "  the same, every chunk alone", cheap, rate=10_000 / 499, seconds=3 * seconds, tokens=499, paced=False
+        ),
         await line("20,000-token prompts at 10 req/s", punctual, rate=10, seconds=2 * seconds, prompt=LONG_PROMPT),
         await line("four tokens a chunk", both_rates, rate=50, seconds=seconds, options=("--tokens-per-chunk", "4")),
         await spawn(),

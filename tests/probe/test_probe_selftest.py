@@ -94,6 +94,7 @@ def test_the_self_test_loads_a_server_of_its_own_and_tells_every_step(monkeypatc
     assert len(steps) == 1
     assert steps[0].chunks_per_s > 0
     assert (highest(steps) is not None) == (steps[0].verdict == "true")
+    assert not any("tokens" in reason for step in told for reason in step.reasons)
 
 
 def test_the_command_says_what_this_machine_takes(monkeypatch):

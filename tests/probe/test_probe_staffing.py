@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuner.probe.ladder import Ladder
+from tuner.probe.saturation import fastest_intake
 from tuner.probe.staffing import FullServer, erlang_c
 
 
@@ -35,6 +36,26 @@ def test_it_agrees_with_long_simulations(server, limit_s, truth):
 @pytest.mark.parametrize("floor_s", [0.6, 0.79, 0.8, 2.0])
 def test_a_floor_seen_while_filling_does_not_use_up_the_limit(floor_s):
     assert FullServer(256, 2.92, 4.1, floor_s).highest_rate(0.8) > 1.0
+
+
+IN_BATCHES = [float(at) for at in range(40) for _ in range(3 if at % 10 == 5 else 2)]
+"""First tokens a second: requests of which two and a bit fit into one batch."""
+
+
+@pytest.mark.parametrize(
+    ("times_s", "intake"),
+    [
+        pytest.param([i / 4 for i in range(30)], 4.0, id="one by one"),
+        pytest.param(IN_BATCHES, 2.1, id="in batches"),
+        pytest.param([*IN_BATCHES, *(40 + i / 8 for i in range(30))], 8.0, id="the fastest counts"),
+        pytest.param([0.0] * 30, None, id="all at once"),
+        pytest.param([0.0, 1.0, 2.0], None, id="too few"),
+    ],
+)
+def test_the_fastest_intake_counts_whole_batches(times_s, intake):
+    """Within 7 %: a span that began with a batch's first token holds 16 of them in 7 s instead of 8."""
+    found = fastest_intake(times_s)
+    assert found == (intake if intake is None else pytest.approx(intake, rel=0.07))
 
 
 @given(st.integers(1, 600), st.floats(0.1, 50), st.none() | st.floats(0.1, 100), st.floats(0, 3), st.floats(0.01, 60))

@@ -99,3 +99,12 @@ def test_an_engine_may_not_dump_its_core(tmp_path):
     soft, still = read_end(tmp_path / "log").split()
     assert soft == "0"
     assert (still == "unlimited") == (hard == resource.RLIM_INFINITY)
+
+
+def test_an_engine_that_hangs_until_the_time_is_over_is_no_invalid_measurement(tmp_path, monkeypatch):
+    monkeypatch.setattr("tuner.trial.runner._RECOVER_S", 1.5)
+    monkeypatch.setattr("tuner.trial.runner._SETTLE_S", 0.5)
+    monkeypatch.setattr("tuner.probe.probe.LEAST_LOAD_S", 1.0)
+    deadlines = Deadlines(ready_s=60.0, first_token_s=60.0, probe_s=4.0, stop_s=0.5)
+    result = survive(tmp_path, "--hang-after-requests", 20, "--ignore-term", deadlines=deadlines)
+    assert (result.state, result.failure and result.failure.kind) == ("failed", "hang")

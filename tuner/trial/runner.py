@@ -50,8 +50,8 @@ _GENERATE_S = 30.0
 _DYING_S = 90.0
 _DYING_WORDS = ("sigquit", "Scheduler hit an exception", "crashed with exit code")
 _SETTLE_S = 10.0
-# The load's words for requests that failed, whatever by: those an engine never answers fail by timeout.
-_MAYBE_HUNG = ("error_rate", "all_failed", "first_requests")
+# The load's words for failures that a hang may be behind; it may also look like an engine that is too slow.
+_MAYBE_HUNG = ("all_failed", "first_requests", "undecided")
 # After a load that failed requests: time to answer or abort what was running, and for one token.
 _RECOVER_S = 60.0
 # How long the load may take to wind up once it is told to.
@@ -253,13 +253,14 @@ class _Trial:
         self.known.effective.update(report.effective)
         self._stop_if_asked()
         client = {**report.client, **({"warnings": list(report.warnings)} if report.warnings else {})}
-        doubt = report.invalid or (Invalid(outcome.kind, outcome.reason) if outcome.kind in NO_VERDICT else None)
-        if doubt is not None:
+        kind = outcome.kind
+        doubt = report.invalid or (Invalid(kind, outcome.reason) if kind in NO_VERDICT else None)
+        maybe_hung = outcome.state in ("infeasible", "pruned") or kind in _MAYBE_HUNG
+        if maybe_hung and not await self._still_generates(base_url):
+            kind = "hang"
+        elif doubt is not None:
             failure = Failure("measurement", doubt.kind, doubt.message)
             return self._result("invalid", failure=failure, client=client)
-        kind = outcome.kind
-        if kind in _MAYBE_HUNG and not await self._still_generates(base_url):
-            kind = "hang"
         if outcome.state == "failed" or kind == "hang":
             failure = await self._engine_failure(kind, outcome.reason)
             return replace(self._failed(failure), client=client)
