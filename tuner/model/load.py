@@ -16,7 +16,6 @@ import numpy as np
 
 from tuner.model.memory import chunk_tokens, max_running
 from tuner.model.queueing import (
-    length_cv2,
     length_p95,
     prefix_hit_share,
     queue_wait_s,
@@ -90,7 +89,7 @@ class LoadCurves:
         self._out_p95 = length_p95(outputs)
         cached = _column(settings, lambda s: s.radix_cache)
         self._shared = cached * (workload.cached_fraction * self._asked)
-        self._asked_cv2, self._out_cv2 = length_cv2(workload.input_tokens), length_cv2(outputs)
+        self._asked_cv2, self._out_cv2 = workload.input_tokens.cv2, outputs.cv2
         self._stretch = length_p95(workload.input_tokens) / self._asked
         self._fold_routing(settings)
         self._chunk = _column(settings, lambda s: chunk_tokens(s, workload.max_context_tokens))

@@ -104,15 +104,6 @@ def prefix_hit_share(
     return np.asarray(np.where(shared > 0.0, hit, 0.0))
 
 
-def length_cv2(length: Length) -> float:
-    """Squared coefficient of variation of a length."""
-    if length.kind == "uniform":
-        return (length.high - length.low) ** 2 / 12 / length.mean_tokens**2
-    if length.kind == "lognormal":
-        return math.exp(length.sigma**2) - 1
-    return length.observed_cv2
-
-
 def length_p95(length: Length) -> float:
     """The length that 5 % exceed."""
     if length.kind == "uniform":

@@ -218,6 +218,7 @@ def _search(request: ProbeRequest, workload: Workload, bench: Bench, left_s: flo
         ProbeSettings(
             limits=Limits(ttft_p95_s=request.ttft_p95_s),
             mean_output_tokens=workload.output_tokens.mean_tokens,
+            output_cv2=workload.answers_cv2,
             max_running=total_max_running(bench.info),
             max_duration_s=left_s,
             poisson=request.arrivals == "poisson",

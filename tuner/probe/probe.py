@@ -111,6 +111,7 @@ async def probe(
             ProbeSettings(
                 limits=limits,
                 mean_output_tokens=workload.output_tokens.mean_tokens,
+                output_cv2=workload.answers_cv2,
                 max_running=cap,
                 incumbent_req_per_s=incumbent_req_per_s,
                 tolerance=tolerance,

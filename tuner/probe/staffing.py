@@ -15,26 +15,27 @@ from tuner.probe.statistics import P95_MISS_SHARE
 
 STEPS = 40
 LEAST_SLACK = 0.5
-"""Share of the limit that is left for waiting, at least. The shortest first token of a server that is being filled
-holds the others of its prefill batch: a request alone is faster, by up to a whole chunk. Where that floor came near the
-limit, a simulated MI355X node was bounded at 0.21 requests per second and carried 0.9."""
+"""Share of the limit that is left for waiting, at least. Where the floor came near the limit, a simulated MI355X node
+was bounded at 0.21 requests per second and carried 0.9."""
 
 
 @dataclass(frozen=True, slots=True)
 class FullServer:
     """`in_service` requests at once go through at `rate_req_per_s`; while it filled it took in `intake_req_per_s`.
 
-    `floor_s` is the shortest time to a first token seen, which is too long where requests are prefilled together.
+    `floor_s` is the shortest time to a first token seen. `service_cv2` is the squared coefficient of variation of the
+    residence times: that of the answers' lengths, 0 where all are alike, 1 for exponential ones.
     """
 
     in_service: int
     rate_req_per_s: float
     intake_req_per_s: float | None
     floor_s: float
+    service_cv2: float = 1.0
 
     def highest_rate(self, limit_s: float, share: float = P95_MISS_SHARE) -> float:
         """The highest rate at which at most `share` of the requests wait beyond `limit_s`; at most the throughput."""
-        slack_s = max(limit_s - self.floor_s, LEAST_SLACK * limit_s)
+        slack_s = max(limit_s - self._alone_s, LEAST_SLACK * limit_s)
         low, high = 0.0, self.rate_req_per_s
         for _ in range(STEPS):
             middle = (low + high) / 2
@@ -42,13 +43,22 @@ class FullServer:
             low, high = (middle, high) if holds else (low, middle)
         return low
 
+    @property
+    def _alone_s(self) -> float:
+        """Time to the first token of a request alone: a server being filled prefills several together."""
+        return self.floor_s if not self.intake_req_per_s else min(self.floor_s, 1 / self.intake_req_per_s)
+
     def _late_for_a_place(self, rate: float, slack_s: float) -> float:
-        """M/M/N: the chance to wait for one of the places of the batch longer than `slack_s`."""
+        """M/G/N: the chance to wait for one of the places of the batch longer than `slack_s`.
+
+        Erlang's M/M/N with the waiting times scaled by (1 + service_cv2) / 2 (Lee and Longton 1959; Kimura 1994).
+        """
         if self.in_service < 1 or rate >= self.rate_req_per_s:
             return 1.0
         residence_s = self.in_service / self.rate_req_per_s  # Little
         offered = rate * residence_s
-        return erlang_c(self.in_service, offered) * math.exp(-(self.in_service - offered) * slack_s / residence_s)
+        places_freed = (self.in_service - offered) * slack_s / residence_s
+        return erlang_c(self.in_service, offered) * math.exp(-2 / (1 + self.service_cv2) * places_freed)
 
     def _late_at_intake(self, rate: float, slack_s: float) -> float:
         """M/D/1: the same for being taken in (prefilled), one after the other."""

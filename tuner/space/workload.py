@@ -64,7 +64,27 @@ class Length:
             return float(self.low)
         if self.kind == "uniform":
             return (self.low + self.high) / 2
-        return _clipped_lognormal_mean(self.median_tokens, self.sigma, self.low, self.high)
+        return self._clipped_moment(1)
+
+    @property
+    def cv2(self) -> float:
+        """Squared coefficient of variation."""
+        if self.kind == "uniform":
+            return (self.high - self.low) ** 2 / 12 / self.mean_tokens**2
+        if self.kind == "lognormal":
+            return max(0.0, self._clipped_moment(2) / self.mean_tokens**2 - 1)
+        return self.observed_cv2
+
+    def _clipped_moment(self, k: int) -> float:
+        """Mean of min(high, max(low, X))^k for log-normal X: its density times x^k is another one's, shifted."""
+        mu, sigma = math.log(self.median_tokens), self.sigma
+
+        def cdf(z: float) -> float:
+            return 0.5 * math.erfc(-z / math.sqrt(2.0))
+
+        a, b = (math.log(self.low) - mu) / sigma, (math.log(self.high) - mu) / sigma
+        middle = math.exp(k * mu + (k * sigma) ** 2 / 2) * (cdf(b - k * sigma) - cdf(a - k * sigma))
+        return float(self.low) ** k * cdf(a) + middle + float(self.high) ** k * (1 - cdf(b))
 
     def draw(self, rng: random.Random) -> int:
         """One length in tokens."""
@@ -78,18 +98,6 @@ class Length:
             return round(low + part * (high - low))
         drawn = self.median_tokens * math.exp(self.sigma * rng.gauss(0.0, 1.0))
         return min(self.high, max(self.low, round(drawn)))
-
-
-def _clipped_lognormal_mean(median: float, sigma: float, low: int, high: int) -> float:
-    """Mean of min(high, max(low, X)) for log-normal X, in closed form (integral of the survival function)."""
-    mu = math.log(median)
-
-    def cdf(z: float) -> float:
-        return 0.5 * math.erfc(-z / math.sqrt(2.0))
-
-    a, b = (math.log(low) - mu) / sigma, (math.log(high) - mu) / sigma
-    middle = math.exp(mu + sigma * sigma / 2) * (cdf(b - sigma) - cdf(a - sigma))
-    return low * cdf(a) + middle + high * (1 - cdf(b))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +151,11 @@ class Workload:
         if self.arrivals == "trace" and self.traffic is not None and self.traffic.gaps_cv2 is not None:
             return self.traffic.gaps_cv2
         return 0.0 if self.arrivals == "constant" else 1.0
+
+    @property
+    def answers_cv2(self) -> float:
+        """Squared coefficient of variation of the answers' lengths; at least 1 where they end by themselves."""
+        return self.output_tokens.cv2 if self.sampling.ignore_eos else max(1.0, self.output_tokens.cv2)
 
     @property
     def max_context_tokens(self) -> int:
