@@ -144,7 +144,6 @@ def probe(case: Case, seed: int, incumbent: float | None, guess: float | None) -
         ProbeSettings(
             limits=Limits(ttft_p95_s=case.limit_s),
             mean_output_tokens=case.output_tokens,
-            output_cv2=0.0,
             max_running=case.engine.slots,
             incumbent_req_per_s=incumbent,
             guess_req_per_s=guess,

@@ -175,12 +175,6 @@ def test_the_spread_of_a_length_is_that_of_its_draws(length):
     assert length.cv2 == pytest.approx(statistics.pvariance(draws) / statistics.fmean(draws) ** 2, rel=0.15, abs=1e-4)
 
 
-def test_answers_that_end_by_themselves_are_not_known_to_be_alike():
-    fixed = Workload(Length.fixed(100), Length.fixed(20), sampling=Sampling(ignore_eos=True))
-    free = Workload(Length.fixed(100), Length.fixed(20), sampling=Sampling(ignore_eos=False))
-    assert (fixed.answers_cv2, free.answers_cv2) == (0.0, 1.0)
-
-
 def test_a_workload_written_by_hand_needs_its_lengths_only():
     assert Workload.from_json({"input_tokens": 100, "output_tokens": 20}) == Workload(
         Length.fixed(100), Length.fixed(20)

@@ -53,8 +53,8 @@ class Ladder:
         if self.high is None and self.ceiling is not None and rate >= self.ceiling * (1 - 1e-9):
             self.high = min(self.saturation, self.ceiling) * (1 + self.tolerance)
         elif self.high is None:
-            # The saturated throughput is a limit only if the server is nearly full just below it.
-            if slack:
+            # The saturated throughput is a limit only if the server is nearly full just below it; bursts always are.
+            if slack and (self.ceiling is None or rate * STEP_UP < self.ceiling):
                 return rate * STEP_UP
             self.high = max(self.saturation, rate * (1 + self.tolerance))
         return self._between()

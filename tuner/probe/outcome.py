@@ -21,13 +21,11 @@ class ProbeSettings:
     prediction; it only orders the rates tried. `tolerance` is the width of the bracket to reach (0.05: 5 %).
     A level is at least `min_level_s` long, at least one residence time, and at least (TTFT limit) / `tolerance`,
     because a backlog grows by `tolerance` seconds per second at that overload. `max_levels` and `max_duration_s`
-    bound the search. `poisson`: bursts of the arrivals are those of a Poisson process. `output_cv2`: squared
-    coefficient of variation of the answers' lengths; 1 where it is not known.
+    bound the search. `poisson`: bursts of the arrivals are those of a Poisson process. `schedulers` share the load.
     """
 
     limits: Limits
     mean_output_tokens: float
-    output_cv2: float = 1.0
     max_running: int | None = None
     incumbent_req_per_s: float | None = None
     tolerance: float = 0.05
@@ -37,6 +35,7 @@ class ProbeSettings:
     max_levels: int = 40
     floor_share: float = 0.02
     poisson: bool = True
+    schedulers: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,15 +23,14 @@ was bounded at 0.21 requests per second and carried 0.9."""
 class FullServer:
     """`in_service` requests at once go through at `rate_req_per_s`; while it filled it took in `intake_req_per_s`.
 
-    `floor_s` is the shortest time to a first token seen. `service_cv2` is the squared coefficient of variation of the
-    residence times: that of the answers' lengths, 0 where all are alike, 1 for exponential ones.
+    `floor_s` is the shortest time to a first token seen. `schedulers` take requests in side by side.
     """
 
     in_service: int
     rate_req_per_s: float
     intake_req_per_s: float | None
     floor_s: float
-    service_cv2: float = 1.0
+    schedulers: int = 1
 
     def highest_rate(self, limit_s: float, share: float = P95_MISS_SHARE) -> float:
         """The highest rate at which at most `share` of the requests wait beyond `limit_s`; at most the throughput."""
@@ -46,19 +45,15 @@ class FullServer:
     @property
     def _alone_s(self) -> float:
         """Time to the first token of a request alone: a server being filled prefills several together."""
-        return self.floor_s if not self.intake_req_per_s else min(self.floor_s, 1 / self.intake_req_per_s)
+        return self.floor_s if not self.intake_req_per_s else min(self.floor_s, self.schedulers / self.intake_req_per_s)
 
     def _late_for_a_place(self, rate: float, slack_s: float) -> float:
-        """M/G/N: the chance to wait for one of the places of the batch longer than `slack_s`.
-
-        Erlang's M/M/N with the waiting times scaled by (1 + service_cv2) / 2 (Lee and Longton 1959; Kimura 1994).
-        """
+        """M/M/N: the chance to wait for one of the places of the batch longer than `slack_s`."""
         if self.in_service < 1 or rate >= self.rate_req_per_s:
             return 1.0
         residence_s = self.in_service / self.rate_req_per_s  # Little
         offered = rate * residence_s
-        places_freed = (self.in_service - offered) * slack_s / residence_s
-        return erlang_c(self.in_service, offered) * math.exp(-2 / (1 + self.service_cv2) * places_freed)
+        return erlang_c(self.in_service, offered) * math.exp(-(self.in_service - offered) * slack_s / residence_s)
 
     def _late_at_intake(self, rate: float, slack_s: float) -> float:
         """M/D/1: the same for being taken in (prefilled), one after the other."""

@@ -160,7 +160,7 @@ class Laboratory:
             ProbeSettings(
                 limits=limits,
                 mean_output_tokens=self.workload.output_tokens.mean_tokens,
-                output_cv2=self.workload.answers_cv2,
+                schedulers=self.settings.schedulers,
                 max_running=min(engine.max_running, fits) * self.settings.schedulers,
                 guess_req_per_s=guess_req_per_s,
                 poisson=self.workload.arrivals == "poisson",

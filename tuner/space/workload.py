@@ -153,11 +153,6 @@ class Workload:
         return 0.0 if self.arrivals == "constant" else 1.0
 
     @property
-    def answers_cv2(self) -> float:
-        """Squared coefficient of variation of the answers' lengths; at least 1 where they end by themselves."""
-        return self.output_tokens.cv2 if self.sampling.ignore_eos else max(1.0, self.output_tokens.cv2)
-
-    @property
     def max_context_tokens(self) -> int:
         """Longest prompt plus longest answer, in tokens."""
         return self.input_tokens.high + self.output_tokens.high
