@@ -143,8 +143,7 @@ class CapacitySearch:
         limit_s = self.settings.limits.ttft_p95_s
         ceiling = None
         if limit_s is not None and self.settings.poisson and self._full_service >= FEWEST_PLACES:
-            full = seen.full_server(now_s, self._full_service, self.settings.schedulers)
-            ceiling = full.highest_rate(limit_s)
+            ceiling = seen.full_server(now_s, self._full_service).highest_rate(limit_s)
         return self._saturated(seen.rate(now_s), ceiling)
 
     def _saturated(self, rate: float, ceiling: float | None) -> list[Command]:

@@ -17,7 +17,7 @@ import httpx
 
 from tuner.errors import EXIT_INTERRUPTED, EXIT_NOTHING_FEASIBLE, EXIT_OK, EXIT_UNCONFIRMED, RuntimeUnusable, UsageError
 from tuner.probe.capacity import CapacitySearch
-from tuner.probe.control import schedulers, total_max_running
+from tuner.probe.control import total_max_running
 from tuner.probe.events import RequestRecord
 from tuner.probe.gaps import gap_quantile_s
 from tuner.probe.outcome import ProbeSettings, Search
@@ -218,7 +218,6 @@ def _search(request: ProbeRequest, workload: Workload, bench: Bench, left_s: flo
         ProbeSettings(
             limits=Limits(ttft_p95_s=request.ttft_p95_s),
             mean_output_tokens=workload.output_tokens.mean_tokens,
-            schedulers=schedulers(bench.info),
             max_running=total_max_running(bench.info),
             max_duration_s=left_s,
             poisson=request.arrivals == "poisson",

@@ -21,7 +21,7 @@ class ProbeSettings:
     prediction; it only orders the rates tried. `tolerance` is the width of the bracket to reach (0.05: 5 %).
     A level is at least `min_level_s` long, at least one residence time, and at least (TTFT limit) / `tolerance`,
     because a backlog grows by `tolerance` seconds per second at that overload. `max_levels` and `max_duration_s`
-    bound the search. `poisson`: bursts of the arrivals are those of a Poisson process. `schedulers` share the load.
+    bound the search. `poisson`: bursts of the arrivals are those of a Poisson process.
     """
 
     limits: Limits
@@ -35,7 +35,6 @@ class ProbeSettings:
     max_levels: int = 40
     floor_share: float = 0.02
     poisson: bool = True
-    schedulers: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from tuner.probe.capacity import CapacitySearch
 from tuner.probe.client import StreamClient
 from tuner.probe.confirm import ConfirmSettings, RateConfirmation
-from tuner.probe.control import EngineControl, EngineUnreachable, effective_settings, schedulers, total_max_running
+from tuner.probe.control import EngineControl, EngineUnreachable, effective_settings, total_max_running
 from tuner.probe.driver import Driver, DriveReport, Surroundings, drive
 from tuner.probe.events import ClosedLoop, Command, OpenLoop, Stop
 from tuner.probe.gaps import gap_quantile_s
@@ -111,7 +111,6 @@ async def probe(
             ProbeSettings(
                 limits=limits,
                 mean_output_tokens=workload.output_tokens.mean_tokens,
-                schedulers=schedulers(bench.info),
                 max_running=cap,
                 incumbent_req_per_s=incumbent_req_per_s,
                 tolerance=tolerance,

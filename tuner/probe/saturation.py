@@ -90,11 +90,10 @@ class Saturation:
         began_full = record.first_token_s >= self.filled_s
         (self._steady if began_full else self._early).append(record)
 
-    def full_server(self, now_s: float, in_service: int, schedulers: int) -> FullServer:
+    def full_server(self, now_s: float, in_service: int) -> FullServer:
         """What was seen, for the arithmetic of queues."""
         floor_s = self._floor_s if math.isfinite(self._floor_s) else 0.0
-        intake = fastest_intake(self._filling_s)
-        return FullServer(in_service, self.rate(now_s), intake, floor_s, schedulers)
+        return FullServer(in_service, self.rate(now_s), fastest_intake(self._filling_s), floor_s)
 
     def restart(self, now_s: float) -> None:
         """Forget what was counted (the clock jumped): a new window begins now."""

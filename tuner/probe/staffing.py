@@ -15,37 +15,32 @@ from tuner.probe.statistics import P95_MISS_SHARE
 
 STEPS = 40
 LEAST_SLACK = 0.5
-"""Share of the limit that is left for waiting, at least. Where the floor came near the limit, a simulated MI355X node
-was bounded at 0.21 requests per second and carried 0.9."""
+"""Share of the limit that is left for waiting, at least. The shortest first token of a server that is being filled
+holds the others of its prefill batch: a request alone is faster, by up to a whole chunk. Where that floor came near the
+limit, a simulated MI355X node was bounded at 0.21 requests per second and carried 0.9."""
 
 
 @dataclass(frozen=True, slots=True)
 class FullServer:
     """`in_service` requests at once go through at `rate_req_per_s`; while it filled it took in `intake_req_per_s`.
 
-    `floor_s` is the shortest time to a first token seen. `schedulers` take requests in side by side.
+    `floor_s` is the shortest time to a first token seen, which is too long where requests are prefilled together.
     """
 
     in_service: int
     rate_req_per_s: float
     intake_req_per_s: float | None
     floor_s: float
-    schedulers: int = 1
 
     def highest_rate(self, limit_s: float, share: float = P95_MISS_SHARE) -> float:
         """The highest rate at which at most `share` of the requests wait beyond `limit_s`; at most the throughput."""
-        slack_s = max(limit_s - self._alone_s, LEAST_SLACK * limit_s)
+        slack_s = max(limit_s - self.floor_s, LEAST_SLACK * limit_s)
         low, high = 0.0, self.rate_req_per_s
         for _ in range(STEPS):
             middle = (low + high) / 2
             holds = self._late_for_a_place(middle, slack_s) <= share and self._late_at_intake(middle, slack_s) <= share
             low, high = (middle, high) if holds else (low, middle)
         return low
-
-    @property
-    def _alone_s(self) -> float:
-        """Time to the first token of a request alone: a server being filled prefills several together."""
-        return self.floor_s if not self.intake_req_per_s else min(self.floor_s, self.schedulers / self.intake_req_per_s)
 
     def _late_for_a_place(self, rate: float, slack_s: float) -> float:
         """M/M/N: the chance to wait for one of the places of the batch longer than `slack_s`."""

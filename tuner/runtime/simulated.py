@@ -168,7 +168,6 @@ def _search(spec: TrialSpec, made: SimulatedEngine) -> Search:
         ProbeSettings(
             limits=spec.limits,
             mean_output_tokens=spec.workload.output_tokens.mean_tokens,
-            schedulers=made.settings.schedulers,
             max_running=_max_running(spec, made),
             incumbent_req_per_s=spec.incumbent_req_per_s,
             max_duration_s=spec.deadlines.probe_s,

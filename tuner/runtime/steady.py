@@ -160,7 +160,6 @@ class Laboratory:
             ProbeSettings(
                 limits=limits,
                 mean_output_tokens=self.workload.output_tokens.mean_tokens,
-                schedulers=self.settings.schedulers,
                 max_running=min(engine.max_running, fits) * self.settings.schedulers,
                 guess_req_per_s=guess_req_per_s,
                 poisson=self.workload.arrivals == "poisson",
