@@ -294,6 +294,22 @@ def test_time_never_goes_back():
     assert search.book.now_s == 100.0
 
 
+def test_what_was_under_way_when_the_engine_died_has_failed():
+    search = CapacitySearch(settings(max_running=4))
+    search.start(0.0)
+    for index in range(3):
+        search.handle(Sent(index, 0, 0.0, 0.0))
+    search.handle(FirstToken(0, 0.5))
+    search.handle(Finished(RequestRecord(0, 0, 0.0, 0.0, 0.5, 1.0, 10, 10, 0)))
+    search.handle(FirstToken(1, 1.5))
+    assert search.handle(EngineDied(2.0)) == [Stop()]
+    assert search.outcome.errors == {"engine_died": 2}
+    assert [(r.index, r.first_token_s, r.done_s) for r in search.book.flights.records if r.error] == [
+        (1, 1.5, 2.0),
+        (2, None, 2.0),
+    ]
+
+
 def test_strangers_are_ignored():
     search = CapacitySearch(settings())
     search.start(0.0)

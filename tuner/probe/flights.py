@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from tuner.probe.events import Event, Finished, FirstToken, RequestRecord, Sent
+from tuner.probe.events import EngineDied, Event, Finished, FirstToken, RequestRecord, Sent
+
+ENGINE_DIED = "engine_died"
 
 
 @dataclass(slots=True)
@@ -57,6 +59,8 @@ class Flights:
             return self._first_token(event.index, event.at_s)
         if isinstance(event, Finished):
             return self._finished(event.record)
+        if isinstance(event, EngineDied):
+            self._lost(event.at_s)
         return None
 
     def _sent(self, event: Sent) -> Flight:
@@ -77,6 +81,12 @@ class Flights:
         self.waiting -= 1
         self.progress_s = at_s
         return flight
+
+    def _lost(self, at_s: float) -> None:
+        """Whatever was under way when the engine died has failed."""
+        for flight in list(self.active.values()):
+            times = flight.scheduled_s, flight.sent_s, flight.first_token_s, at_s
+            self._finished(RequestRecord(flight.index, flight.level, *times, 0, 0, 0, error=ENGINE_DIED))
 
     def _finished(self, record: RequestRecord) -> Flight | None:
         flight = self.active.pop(record.index, None)
