@@ -236,6 +236,7 @@ def test_a_name_that_another_specification_has_is_an_infrastructure_failure(slow
     runtime.start(spec_of("t-1", seed=2))
     (notice,) = ended(runtime)
     assert (notice.result.failure.failure_class, notice.result.failure.kind) == ("infrastructure", "name_taken")
+    assert "get jobs.batch" in slow.api.used, "the right to read a Job is needed for this"
 
 
 @pytest.mark.parametrize(("status", "message"), [(0, ""), (429, "slow down"), (503, "no leader"), (500, "oops")])

@@ -57,7 +57,10 @@ def test_a_search_survives_what_a_weekend_brings(tmp_path):
         assert {"host_oom", "node_lost", "evicted", "image_pull"} <= set(kinds), kinds
         assert sum(t["state"] == "FAIL" and t["attrs"]["state"] == "failed" for t in report["trials"]) == 4, kinds
         assert_booked(cluster, report)
-        assert cluster.api.used == cluster.api.allowed  # the roles we ship are enough, and none of it is too much
+        # The roles we ship are enough, and none of it is too much. A Job is read only where its name turns out to be
+        # taken, which the kills of this test bring about or not: the test of `name_taken` asserts that one.
+        assert cluster.api.used <= cluster.api.allowed
+        assert cluster.api.allowed - cluster.api.used <= {"get jobs.batch"}
         for node in cluster.kubelet.dead_nodes:  # the pod of a lost node stays until somebody removes the node
             cluster.store.delete("nodes", "", node)
         assert_nothing_left(cluster)
