@@ -21,7 +21,6 @@ from tuner.runtime.kubernetes.job import job_manifest
 from tuner.runtime.kubernetes.target import target_of
 from tuner.study.assemble import Where, problem_of
 from tuner.study.points import evaluate
-from tuner.trial.spec import Deadlines
 
 K8S = Path(__file__).parents[3] / "k8s"
 KIND = K8S / "kind"
@@ -153,22 +152,28 @@ def test_kinds_nodes_are_labelled_as_its_space_selects_them(kind_space):
     assert workers == [pool.node_selector for pool in kind_space.spec.pools.values()]
 
 
-def test_kinds_trials_fit_on_its_nodes_once_they_pretend_to_have_gpus(kind_space):
-    script = (KIND / "run.sh").read_text()
-    problem = problem_of(
-        evaluate(kind_space), name="kind", where=Where(simulated=False), trials=None, deadlines=Deadlines()
-    )
+def trials_of(kind_space):
+    """One trial a pool, and where it goes."""
+    problem = problem_of(evaluate(kind_space), name="kind", where=Where(simulated=False), trials=None)
     for name, pool in kind_space.spec.pools.items():
-        target = target_of(name, pool, namespace="tuner", context=None, tuner_image="sglang-tuner:kind")
         config = next(c.config for c in problem.candidates if c.config.pool == name)
         spec = problem.make_spec(config, f"kind-0-{config.fingerprint}", 1, 0, None, None)
+        yield spec, target_of(name, pool, namespace="tuner", context=None, tuner_image="sglang-tuner:kind")
+
+
+def test_kinds_trials_fit_on_its_nodes_once_they_pretend_to_have_gpus(kind_space):
+    script = (KIND / "run.sh").read_text()
+    for spec, target in trials_of(kind_space):
         pod = job_manifest(spec, target, "uid")["spec"]["template"]["spec"]
         amounts = {"cpu": "4", "memory": "8Gi", target.gpu_resource: "8"}
-        laptop = {**a_node(labels=pool.node_selector), "status": {**a_node()["status"], "allocatable": amounts}}
+        laptop = {
+            **a_node(labels=kind_space.spec.pools[spec.pool].node_selector),
+            "status": {**a_node()["status"], "allocatable": amounts},
+        }
         laptop["status"]["capacity"] = amounts
 
-        assert survey([laptop], needs_of(pod), target.gpu_resource).ready, name
-        assert f"pretend_gpus {name} {target.gpu_resource}" in script
+        assert survey([laptop], needs_of(pod), target.gpu_resource).ready, spec.pool
+        assert f"pretend_gpus {spec.pool} {target.gpu_resource}" in script
         assert "tuner.simulator" in spec.argv
 
 
@@ -191,13 +196,7 @@ def what_restricted_refuses(pod):
 
 
 def test_kinds_trials_and_the_controller_run_under_restricted_pod_security(kind_space):
-    problem = problem_of(
-        evaluate(kind_space), name="kind", where=Where(simulated=False), trials=None, deadlines=Deadlines()
-    )
-    for name, pool in kind_space.spec.pools.items():
-        target = target_of(name, pool, namespace="tuner", context=None, tuner_image="sglang-tuner:kind")
-        config = next(c.config for c in problem.candidates if c.config.pool == name)
-        spec = problem.make_spec(config, f"kind-0-{config.fingerprint}", 1, 0, None, None)
+    for spec, target in trials_of(kind_space):
         assert what_restricted_refuses(job_manifest(spec, target, "uid")["spec"]["template"]["spec"]) == []
         bare = dataclasses.replace(target, pod_patch={})
         assert what_restricted_refuses(job_manifest(spec, bare, "uid")["spec"]["template"]["spec"]) != []
