@@ -29,9 +29,9 @@ from tuner.study.problem import Problem
 from tuner.study.record import Pick
 from tuner.study.sampler import choose, trial_seed
 from tuner.study.score import bound_cost, rate_to_beat
-from tuner.trial.result import TrialResult
 from tuner.study.starter import trial_name
 from tuner.study.verdict import judge
+from tuner.trial.result import TrialResult
 from tuner.trial.spec import TrialSpec
 
 RESAMPLES = 4000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
 import pytest
 from support.spaces import SMALL
@@ -115,6 +116,36 @@ def test_the_earliest_end_comes_first_and_later_trials_begin_then(a_trial):
     assert third == "long"
     assert third_s > second_s
     assert runtime.now_s() == third_s
+
+
+def test_a_trial_tells_of_its_levels_when_they_end_in_virtual_time(a_trial, measured):
+    """Also while another trial ends: what it has shown by then is known by then."""
+    runtime = SimulatedRuntime({"mi355x": 2})
+    runtime.start(a_trial())
+    runtime.start(broken(a_trial(id="short")))
+    told = []
+    while not told or told[-1][1].trial_id == "short" or not isinstance(told[-1][1], Ended):
+        told += [(runtime.now_s(), notice) for notice in runtime.poll(1.0)]
+    assert [at_s for at_s, _ in told] == sorted(at_s for at_s, _ in told)
+    assert [notice.trial_id for _, notice in told[:3]] == ["small-1", "short", "short"], "computed, computed, ended"
+    (*levels, (end_s, ended)) = [(at_s, notice) for at_s, notice in told[3:]]
+    result = ended.result
+    assert len(levels) == len(result.levels) >= 2
+    began_s = result.start_up_s
+    for (at_s, stage), level in zip(levels, result.levels, strict=True):
+        assert began_s + level.start_s <= at_s <= end_s
+        assert stage.capacity_at_most_req_per_s == level.capacity_at_most_req_per_s >= result.capacity_req_per_s
+        began_s = max(began_s, at_s - level.start_s - level.duration_s - 1e-6)
+    assert [round(b[0] - a[0], 6) for a, b in pairwise(levels)] == [
+        round(b.start_s + b.duration_s - a.start_s - a.duration_s, 6) for a, b in pairwise(result.levels)
+    ]
+
+
+def test_with_no_time_to_wait_no_level_is_told_before_its_time(a_trial):
+    runtime = SimulatedRuntime({})
+    runtime.start(a_trial())
+    assert len(runtime.poll(0)) == 1, "it was computed"
+    assert (list(runtime.poll(0)), runtime.now_s()) == ([], 0.0)
 
 
 def test_a_further_attempt_and_a_released_trial_run_again(a_trial):

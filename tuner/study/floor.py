@@ -111,7 +111,7 @@ class Floor:
         return ended
 
     def _take(self, flight: Flight, stage: Stage) -> None:
-        """Where it stands, for people; what it has shown, for the trials chosen meanwhile: when others end before it."""
+        """Where it stands is for people; what it has shown is for the trials chosen when others end before it."""
         self.on_event(TrialStage(flight.number, stage.trial_id, stage.text, flight.confirmation))
         shown = stage.capacity_at_most_req_per_s
         if shown is not None and not flight.confirmation and len(self.flights) > 1:

@@ -32,10 +32,10 @@ class PastTrial:
     """A trial as the study knows it.
 
     `usd_per_million` is the measured cost, `bound_usd_per_million` the least a pruned or infeasible one can cost, or a
-    running one by what it has shown; both at today's price. `spec` and `result` are the stored JSON documents. `counted` trials told the study
-    something; a lost or doubtful one did not. `same_as` is an earlier trial of another configuration whose engine ran
-    with the same settings in the end. `proposal` is what the sampler believed of it beforehand.
-    `price_factor` is today's price over the one it ran at.
+    running one by what it has shown; both at today's price. `spec` and `result` are the stored JSON documents.
+    `counted` trials told the study something; a lost or doubtful one did not. `same_as` is an earlier trial of another
+    configuration whose engine ran with the same settings in the end. `proposal` is what the sampler believed of it
+    beforehand. `price_factor` is today's price over the one it ran at.
     """
 
     number: int

@@ -6,8 +6,8 @@
     result     -> what the runtime reported; from here on the trial is never run again
     tell       -> constraints, figures and bound, derived from `result`, and the state; nothing is written afterwards
 
-Each is one commit; `shown` may come often or never. At resume: RUNNING without spec never ran; with spec it may run; with result it only needs the
-rest of its story. Knows nothing of runtimes, budgets or samplers' choices.
+Each is one commit; `shown` may come often or never. At resume: RUNNING without spec never ran; with spec it may run;
+with result it only needs the rest of its story. Knows nothing of runtimes, budgets or samplers' choices.
 """
 
 from __future__ import annotations
