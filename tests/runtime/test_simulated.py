@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
+import optuna
 import pytest
 from support.spaces import SMALL
 from support.traffic import lines, read
@@ -16,7 +17,7 @@ from tuner.runtime.simulated import SimulatedRuntime, simulate
 from tuner.space.workload import Length, Limits, Workload
 from tuner.study.assemble import Where, problem_of
 from tuner.study.points import evaluate
-from tuner.study.problem import Budget
+from tuner.study.problem import Budget, ConfirmPlan
 from tuner.study.search import search
 from tuner.trial.result import TrialResult
 from tuner.trial.spec import Confirm, Deadlines
@@ -316,6 +317,20 @@ def test_a_search_in_which_nothing_can_be_decided_ends(problem, tmp_path):
     outcome = search(hopeless, f"sqlite:///{tmp_path}/study.db", SimulatedRuntime({"mi355x": 1}))
     assert (outcome.exit_reason, outcome.counted) == ("runtime_unusable", 0)
     assert "undecided" in outcome.message or "no rate was shown to hold" in outcome.message
+
+
+@pytest.mark.parametrize(("nodes", "any_shown"), [(1, False), (2, True)])
+def test_with_two_nodes_what_running_trials_have_shown_is_on_record(problem, tmp_path, nodes, any_shown):
+    url = f"sqlite:///{tmp_path}/study.db"
+    few = replace(problem, budget=Budget(trials=4), confirm=ConfirmPlan(top=0))
+    search(few, url, SimulatedRuntime({"mi355x": nodes}))
+    trials = optuna.load_study(study_name=few.name, storage=url).trials
+    shown = {trial.number: trial.user_attrs["shown"] for trial in trials if "shown" in trial.user_attrs}
+    assert bool(shown) is any_shown
+    for number, said in shown.items():
+        result = TrialResult.from_json(trials[number].user_attrs["result"])
+        levels = [level.capacity_at_most_req_per_s for level in result.levels]
+        assert said["bound_req_per_s"] in [pytest.approx(rate, rel=1e-5) for rate in levels]
 
 
 def test_a_trace_is_replayed_with_its_sharing(a_trial, tmp_path):

@@ -15,7 +15,7 @@ LONGEST_REST_S = 0.000_4
 """0.2 % of a TTFT of 0.2 s."""
 
 GAP_SHARE = 0.04
-"""So much of the time between two chunks of a stream at most. The gap's p95 was seen to read 2.5 % high for it."""
+"""So much of the time between two chunks of a stream at most. The p95 of gaps was seen to read 3 % high for it."""
 
 ENOUGH_CHUNKS = 16
 """An answer of fewer says little about the time between chunks."""
