@@ -4,8 +4,8 @@
 
 The choices are those of `tuner search`, by the same functions; the study is kept in memory, which is ten times cheaper
 than a database and has the same regrets as search.py: hundreds of worlds tell a loss of a few points from chance.
-A trial chosen while three others run knows three results less. So beside it stands what one at a time has after three
-trials less: a loss beyond that would be the choice's own fault.
+A trial chosen while three others run knows three results less, but for what those have shown by then. So beside it
+stands what one at a time has after three trials less: a loss beyond that would be the choice's own fault.
 """
 
 from __future__ import annotations
@@ -13,23 +13,25 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from support.worlds import World, duration_s
+from support.worlds import World, duration_s, shown
 
 from tuner.study import retry
 from tuner.study.history import PastTrial, counted
 from tuner.study.incumbent import cost_to_beat
+from tuner.study.problem import Problem
 from tuner.study.record import Pick
 from tuner.study.sampler import choose, trial_seed
-from tuner.study.score import rate_to_beat
+from tuner.study.score import bound_cost, rate_to_beat
 from tuner.study.starter import trial_name
 from tuner.study.verdict import judge
+from tuner.trial.result import TrialResult
 from tuner.trial.spec import TrialSpec
 
 RESAMPLES = 4000
@@ -84,16 +86,36 @@ def regrets(world: World, trials: int, slots: int) -> list[float]:
     return found[:trials]
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A trial under way, whose end is fixed already."""
+
+    spec: TrialSpec
+    result: TrialResult
+    began_s: float
+
+    @property
+    def ends_s(self) -> float:
+        return self.began_s + duration_s(self.spec)
+
+    def bound(self, problem: Problem, now_s: float) -> float | None:
+        """The least it can cost by what it has shown."""
+        rate, spec = shown(self.spec, self.result, now_s - self.began_s), self.spec
+        return bound_cost(rate, spec.usd_per_hour, spec.guard, problem.token_weights, spec.workload) if rate else None
+
+
 def history_of(world: World, trials: int, slots: int) -> list[PastTrial]:
     """One search: as `tuner.study.search` runs it, without database, seeds and confirmation."""
     problem = world.problem(trials, 0)
     candidates = {candidate.config.fingerprint: candidate for candidate in problem.candidates}
     history: list[PastTrial] = []
-    running: dict[int, tuple[float, TrialSpec]] = {}
+    running: dict[int, Running] = {}
     now_s = 0.0
     while True:
         while len(running) < slots and counted(history) + len(running) < trials:
             number = len(history)
+            for other, trial in running.items():
+                history[other] = replace(history[other], bound_usd_per_million=trial.bound(problem, now_s))
             near = partial(near_certain, candidates)
             again = retry.due(history, "lab", 2, near)
             pick = (
@@ -104,7 +126,7 @@ def history_of(world: World, trials: int, slots: int) -> list[PastTrial]:
             assert pick is not None
             earlier = [trial.attempt for trial in history if trial.fingerprint == pick.config.fingerprint]
             spec = spec_of(problem, history, pick, number, 1 + max(earlier, default=0), world.seed)
-            running[number] = (now_s + duration_s(spec), spec)
+            running[number] = Running(spec, world.run(spec), now_s)
             history.append(
                 PastTrial(
                     number=number,
@@ -120,17 +142,17 @@ def history_of(world: World, trials: int, slots: int) -> list[PastTrial]:
             )
         if not running:
             return history
-        first = min(running, key=lambda number: running[number][0])
-        now_s, spec = running.pop(first)
-        result = world.run(spec)
-        verdict = judge(result, spec, problem.token_weights)
+        first = min(running, key=lambda number: running[number].ends_s)
+        trial = running.pop(first)
+        now_s = trial.ends_s
+        verdict = judge(trial.result, trial.spec, problem.token_weights)
         history[first] = replace(
             history[first],
             state=verdict.state,
             counted=verdict.told != "FAIL",
             usd_per_million=verdict.value,
             bound_usd_per_million=verdict.bound_usd_per_million,
-            result=result.as_json(),
+            result=trial.result.as_json(),
         )
 
 

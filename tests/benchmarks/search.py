@@ -30,7 +30,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.fake_runtime import FakeCluster
-from support.worlds import World, duration_s
+from support.worlds import World, duration_s, shown
 
 from tuner.study.search import search
 from tuner.study.storage import open_storage
@@ -141,7 +141,7 @@ def run(seed: int, quality: str, method: str, trials: int, parallel: int = 1, co
         return down_the_list(World(seed, quality), trials)
     world = World(seed, "flat" if method in NO_MODEL else quality)
     name = {"tpe-blind": "tpe"}.get(method, method)
-    cluster = FakeCluster(world.run, duration_s=duration_s, slots={"lab": parallel})
+    cluster = FakeCluster(world.run, duration_s=duration_s, slots={"lab": parallel}, shown=shown)
     started_s = time.process_time()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         url = f"sqlite:///{folder}/study.db"

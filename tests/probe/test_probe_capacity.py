@@ -225,6 +225,19 @@ def test_a_bracket_cut_short_stays_wide():
         assert outcome.capacity_high_req_per_s >= whole.capacity_low_req_per_s
 
 
+@pytest.mark.parametrize("name", ENGINES)
+def test_levels_say_what_the_capacity_is_not_above_ever_more_tightly(name):
+    engine, output, truth = ENGINES[name]
+    for seed in range(3):
+        outcome = run(engine, seed, output)
+        shown = [level.capacity_at_most_req_per_s for level in outcome.levels]
+        assert None not in shown
+        assert shown == sorted(shown, reverse=True)
+        assert 1.3 * truth >= shown[-1] >= outcome.capacity_low_req_per_s
+        missed = [lv.rate_req_per_s for lv in outcome.levels if lv.verdict == "misses" and lv.kind == "open"]
+        assert shown[-1] <= min(missed, default=shown[0])
+
+
 def test_levels_are_bounded():
     outcome = run(FEW_SLOTS, 4, max_levels=2)
     assert outcome.state in ("failed", "measured")

@@ -109,6 +109,7 @@ def test_lines_of_a_runner_become_stages_levels_and_a_partial_result(make, tmp_p
     level = {"level": 0, "kind": "open", "rate_req_per_s": 2.0, "concurrency": None, "start_s": 0.0, "duration_s": 5.0}
     level |= {"requests": 9, "misses": 0, "errors": 0, "ttft_p50_s": 0.1, "ttft_p95_s": 0.2, "tpot_p50_ms": 5.0}
     level |= {"tpot_p95_ms": 6.0, "output_tokens_per_s": 80.0, "verdict": "holds"}
+    level |= {"capacity_at_most_req_per_s": 2.4}
     lines = [
         json.dumps({"stage": "loading weights"}),
         "not ours",
@@ -128,6 +129,8 @@ def test_lines_of_a_runner_become_stages_levels_and_a_partial_result(make, tmp_p
         notices += runtime.poll(1.0)
     texts = [notice.text for notice in notices if isinstance(notice, Stage)]
     assert texts == ["starting", "loading weights", "level 2.00 req/s: p95 0.20 s, holds"]
+    shown = [notice.capacity_at_most_req_per_s for notice in notices if isinstance(notice, Stage)]
+    assert shown == [None, None, 2.4]
     result = notices[-1].result
     assert result.failure.kind == "runner_died"
     assert [kept.rate_req_per_s for kept in result.levels] == [2.0]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
+import optuna
 import pytest
 from support.spaces import SMALL
 from support.traffic import lines, read
@@ -15,7 +17,7 @@ from tuner.runtime.simulated import SimulatedRuntime, simulate
 from tuner.space.workload import Length, Limits, Workload
 from tuner.study.assemble import Where, problem_of
 from tuner.study.points import evaluate
-from tuner.study.problem import Budget
+from tuner.study.problem import Budget, ConfirmPlan
 from tuner.study.search import search
 from tuner.trial.result import TrialResult
 from tuner.trial.spec import Confirm, Deadlines
@@ -115,6 +117,36 @@ def test_the_earliest_end_comes_first_and_later_trials_begin_then(a_trial):
     assert third == "long"
     assert third_s > second_s
     assert runtime.now_s() == third_s
+
+
+def test_a_trial_tells_of_its_levels_when_they_end_in_virtual_time(a_trial, measured):
+    """Also while another trial ends: what it has shown by then is known by then."""
+    runtime = SimulatedRuntime({"mi355x": 2})
+    runtime.start(a_trial())
+    runtime.start(broken(a_trial(id="short")))
+    told = []
+    while not told or told[-1][1].trial_id == "short" or not isinstance(told[-1][1], Ended):
+        told += [(runtime.now_s(), notice) for notice in runtime.poll(1.0)]
+    assert [at_s for at_s, _ in told] == sorted(at_s for at_s, _ in told)
+    assert [notice.trial_id for _, notice in told[:3]] == ["small-1", "short", "short"], "computed, computed, ended"
+    (*levels, (end_s, ended)) = [(at_s, notice) for at_s, notice in told[3:]]
+    result = ended.result
+    assert len(levels) == len(result.levels) >= 2
+    began_s = result.start_up_s
+    for (at_s, stage), level in zip(levels, result.levels, strict=True):
+        assert began_s + level.start_s <= at_s <= end_s
+        assert stage.capacity_at_most_req_per_s == level.capacity_at_most_req_per_s >= result.capacity_req_per_s
+        began_s = max(began_s, at_s - level.start_s - level.duration_s - 1e-6)
+    assert [round(b[0] - a[0], 6) for a, b in pairwise(levels)] == [
+        round(b.start_s + b.duration_s - a.start_s - a.duration_s, 6) for a, b in pairwise(result.levels)
+    ]
+
+
+def test_with_no_time_to_wait_no_level_is_told_before_its_time(a_trial):
+    runtime = SimulatedRuntime({})
+    runtime.start(a_trial())
+    assert len(runtime.poll(0)) == 1, "it was computed"
+    assert (list(runtime.poll(0)), runtime.now_s()) == ([], 0.0)
 
 
 def test_a_further_attempt_and_a_released_trial_run_again(a_trial):
@@ -285,6 +317,20 @@ def test_a_search_in_which_nothing_can_be_decided_ends(problem, tmp_path):
     outcome = search(hopeless, f"sqlite:///{tmp_path}/study.db", SimulatedRuntime({"mi355x": 1}))
     assert (outcome.exit_reason, outcome.counted) == ("runtime_unusable", 0)
     assert "undecided" in outcome.message or "no rate was shown to hold" in outcome.message
+
+
+@pytest.mark.parametrize(("nodes", "any_shown"), [(1, False), (2, True)])
+def test_with_two_nodes_what_running_trials_have_shown_is_on_record(problem, tmp_path, nodes, any_shown):
+    url = f"sqlite:///{tmp_path}/study.db"
+    few = replace(problem, budget=Budget(trials=4), confirm=ConfirmPlan(top=0))
+    search(few, url, SimulatedRuntime({"mi355x": nodes}))
+    trials = optuna.load_study(study_name=few.name, storage=url).trials
+    shown = {trial.number: trial.user_attrs["shown"] for trial in trials if "shown" in trial.user_attrs}
+    assert bool(shown) is any_shown
+    for number, said in shown.items():
+        result = TrialResult.from_json(trials[number].user_attrs["result"])
+        levels = [level.capacity_at_most_req_per_s for level in result.levels]
+        assert said["bound_req_per_s"] in [pytest.approx(rate, rel=1e-5) for rate in levels]
 
 
 def test_a_trace_is_replayed_with_its_sharing(a_trial, tmp_path):

@@ -190,6 +190,26 @@ def test_controllers_killed_again_and_again_still_finish(database, survives, str
     assert len({t.user_attrs["fingerprint"] for t in counted}) == 4
 
 
+@pytest.mark.parametrize(("when", "survives"), [("before", True), ("after", False)])
+def test_a_kill_while_noting_what_a_running_trial_has_shown_is_survived(database, when, survives):
+    problem = small_problem(budget=Budget(trials=4))
+    cluster = FakeCluster(
+        measured,
+        survives=survives,
+        slots={"mi355x": 2},
+        duration_s=lambda spec: 600.0 + 100 * (spec.seed % 3),
+        shown=lambda _spec, result, elapsed_s: result.capacity_req_per_s if elapsed_s >= 300 else None,
+    )
+    kill = KillAtSecond(f"{when} shown")
+    with pytest.raises(Killed):
+        run(problem, database, cluster, kill)
+    assert kill.left == 0
+    outcome = run(problem, database, cluster, None)
+    assert (outcome.exit_reason, outcome.counted) == ("confirmed", 4)
+    assert (cluster.overlaps, cluster.live) == ([], {})
+    assert all(trial.state.is_finished() for trial in all_trials(database))
+
+
 class KillInside:
     """Raises before the n-th change within a write: a commit of many changes is cut short at each of them."""
 

@@ -33,6 +33,20 @@ def test_a_collapsed_measurement_counts_as_a_failed_start_and_not_as_a_cost():
     assert seen.tried == {0, 1, 2, 3}
 
 
+def test_a_running_trial_counts_with_the_bound_it_has_shown_and_is_still_running():
+    history = [
+        _trial(0, "running", "a", bound_usd_per_million=2.0),
+        _trial(1, "running", "b"),
+        _trial(2, "running", "c", bound_usd_per_million=float("inf")),
+    ]
+    seen = observe(history, {"a": 0, "b": 1, "c": 2})
+    assert (seen.costs.which.tolist(), seen.costs.bound.tolist()) == ([0], [True])
+    assert seen.costs.log_cost.tolist() == pytest.approx([np.log(2.0)])
+    assert (seen.starts.which.tolist(), seen.starts.good.tolist()) == ([0], [True])
+    assert len(seen.serves.which) == 0, "a full server says nothing of the limits"
+    assert seen.running.tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     "costs",
     [

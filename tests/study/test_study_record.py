@@ -26,6 +26,7 @@ from tuner.study.lock import Ownership
 from tuner.study.problem import TokenWeights
 from tuner.study.record import Pick, Recorder
 from tuner.study.storage import open_storage
+from tuner.study.verdict import judge
 from tuner.study.writer import Writer
 from tuner.trial.spec import TrialSpec
 
@@ -154,6 +155,39 @@ def test_a_trial_costs_four_commits(recorder):
         event.remove(Engine, "before_cursor_execute", note)
         event.remove(Engine, "commit", count)
     assert len(commits) == 4  # ask, spec, result, tell
+
+
+def bound_of(recorder, number):
+    return recorder.history()[number].bound_usd_per_million
+
+
+def test_what_a_running_trial_has_shown_is_kept_while_it_runs_and_only_gets_tighter(database, recorder):
+    number, spec = begin(recorder)
+    least = raced_out_bound(spec, 2.0)
+    for rate, known in ((2.0, least), (2.5, least), (1.6, least / 0.8)):
+        recorder.note_shown(number, spec, rate)
+        assert bound_of(recorder, number) == pytest.approx(known)
+        assert stored(database, number).state.name == "RUNNING"
+    recorder.commit(number, dataclasses.replace(spec, attempt=2))
+    assert bound_of(recorder, number) is None, "the former attempt's"
+    recorder.finish(number, spec, measured(spec, 1.5))
+    recorder.note_shown(number, spec, 1.0)
+    assert bound_of(recorder, number) is None, "a measured trial has a cost"
+    assert stored(database, number).user_attrs["shown"]["bound_req_per_s"] == 1.6
+
+
+def raced_out_bound(spec, rate):
+    """What a trial that was dropped at this rate would cost at least."""
+    verdict = judge(dataclasses.replace(raced_out(spec), bound_req_per_s=rate), spec, TokenWeights())
+    return verdict.bound_usd_per_million
+
+
+def test_what_was_shown_is_at_todays_price(storage, recorder):
+    number, spec = begin(recorder)
+    recorder.note_shown(number, spec, 2.0)
+    storage.backend.set_study_user_attr(1, "usd_per_hour", {spec.fingerprint: 2 * spec.usd_per_hour})
+    (trial,) = read_history(optuna.load_study(study_name="demo", storage=storage.backend))
+    assert trial.bound_usd_per_million == pytest.approx(2 * raced_out_bound(spec, 2.0))
 
 
 def test_finishing_twice_tells_once(database, recorder):

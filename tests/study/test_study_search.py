@@ -22,8 +22,11 @@ from support.problems import (
 
 from tuner.errors import UsageError
 from tuner.runtime.protocol import Ended
+from tuner.space.config import Layout
 from tuner.study.events import ConfirmEnded, ConfirmStarted, PoolClosed, StudyOpened, TrialEnded, TrialStarted
+from tuner.study.history import PastTrial
 from tuner.study.problem import Budget, ConfirmPlan
+from tuner.study.sampler import choose
 from tuner.study.search import search
 from tuner.study.starter import trial_name
 from tuner.study.storage import open_storage
@@ -97,6 +100,54 @@ def test_every_slot_of_every_pool_is_used_and_none_twice(database):
     assert cluster.most_at_once == {"mi355x": 2, "b200": 3}
     assert cluster.overlaps == []
     assert len({t.fingerprint for t in read_summary(database).trials_in_order}) == 14
+
+
+BOUND = "bound_usd_per_million"
+
+
+def half_way(spec, result, elapsed_s):
+    """Half of a trial of 600 s, and it has shown what it can serve at most."""
+    return 1.05 * result.capacity_req_per_s if result.capacity_req_per_s and elapsed_s >= 300 else None
+
+
+def staggered(spec):
+    return 600.0 + 100 * (spec.seed % 3)
+
+
+def shown(database):
+    storage = open_storage(database)
+    try:
+        trials = optuna.load_study(study_name="demo", storage=storage.backend).trials
+    finally:
+        storage.close()
+    return [trial.number for trial in trials if "shown" in trial.user_attrs]
+
+
+def test_what_running_trials_have_shown_is_recorded_for_the_next_choice(database):
+    cluster = FakeCluster(measured, slots={"mi355x": 3}, shown=half_way, duration_s=staggered)
+    go(a_problem(budget=Budget(trials=9)), database, cluster)
+    assert len(shown(database)) >= 3
+
+
+def test_one_at_a_time_nothing_is_chosen_meanwhile_and_nothing_is_written(database):
+    cluster = FakeCluster(measured, shown=half_way, duration_s=lambda _spec: 600.0)
+    go(a_problem(budget=Budget(trials=3)), database, cluster, poll_s=350.0)
+    assert shown(database) == []
+
+
+def test_a_choice_heeds_what_running_trials_have_shown():
+    """Two run, which differ in layout: the one that turns out well decides where the next one is."""
+    problem = a_problem(seeds=[])
+    running = a_config(), a_config(layout=Layout(4, dp=2))
+    chosen = []
+    for bounds in ((1.0, 9.0), (9.0, 1.0)):
+        history = [
+            PastTrial(n, "running", False, config.fingerprint, "sampler", config.as_json(), {}, {}, **{BOUND: bound})
+            for n, (config, bound) in enumerate(zip(running, bounds, strict=True))
+        ]
+        pick = choose(problem, history, number=2, seed=1, pool="mi355x", method="prior-gp")
+        chosen.append(pick.config.layout)
+    assert chosen == [config.layout for config in running]
 
 
 class OneAtATime(FakeRuntime):

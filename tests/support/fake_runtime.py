@@ -11,6 +11,8 @@ from tuner.trial.result import TrialResult
 from tuner.trial.spec import TrialSpec
 
 Script = Callable[[TrialSpec], TrialResult]
+Shown = Callable[[TrialSpec, TrialResult, float], float | None]
+"""What a running trial has shown of its capacity, so many seconds after its start."""
 
 
 @dataclass
@@ -20,6 +22,7 @@ class Trial:
     spec: TrialSpec
     ends_s: float
     result: TrialResult
+    began_s: float = 0.0
 
 
 @dataclass
@@ -32,6 +35,7 @@ class FakeCluster:
     script: Script
     duration_s: Callable[[TrialSpec], float] = lambda _spec: 600.0
     slots: Mapping[str, int] = field(default_factory=dict)
+    shown: Shown = lambda _spec, _result, _elapsed_s: None
     survives: bool = True
     now_s: float = 0.0
     live: dict[str, Trial] = field(default_factory=dict)
@@ -77,7 +81,7 @@ class FakeRuntime:
             self.cluster.overlaps.append(spec.id)
         self.cluster.started.append((spec.id, spec.attempt))
         ends_s = self.cluster.now_s + self.cluster.duration_s(spec)
-        self.cluster.live[spec.id] = Trial(spec, ends_s, self.cluster.script(spec))
+        self.cluster.live[spec.id] = Trial(spec, ends_s, self.cluster.script(spec), self.cluster.now_s)
         busy = sum(t.spec.pool == spec.pool for t in running) + 1
         self.cluster.most_at_once[spec.pool] = max(busy, self.cluster.most_at_once.get(spec.pool, 0))
 
@@ -91,8 +95,12 @@ class FakeRuntime:
             t for t in self.cluster.live.values() if t.ends_s <= self.cluster.now_s and t.spec.id not in self._told
         ]
         self._told |= {t.spec.id for t in ended}
-        stages = [Stage(t.spec.id, "running") for t in self.cluster.live.values() if t.ends_s > self.cluster.now_s]
+        stages = [self._stage(t) for t in self.cluster.live.values() if t.ends_s > self.cluster.now_s]
         return [*stages, *(Ended(t.spec.id, t.spec.attempt, t.result) for t in ended)]
+
+    def _stage(self, trial: Trial) -> Stage:
+        elapsed_s = self.cluster.now_s - trial.began_s
+        return Stage(trial.spec.id, "running", self.cluster.shown(trial.spec, trial.result, elapsed_s))
 
     def reconcile(self, study_uid: str, expected: Mapping[str, int]) -> dict[str, Fate]:
         self._check()

@@ -48,6 +48,9 @@ PAIRS, PAIR_SD = 7, 0.10
 CLIFFS, CLIFF_FACTOR = 2, (1.5, 2.5)
 COEFFICIENT_SD, ACCEPTANCE_SD, MEMORY_SD_GIB = 0.15, 0.1, 2.5
 NOISE_SD, FLAKES, SATURATION_SD = 0.03, 0.02, 0.08
+SHOWN_AFTER = 0.77
+"""Share of a trial after which its saturated throughput is known: 0.72 to 0.80 of the nine measured trials of `tuner
+search --space amd-mi355x.yaml --runtime simulated --trials 24`. Loading takes half of the time."""
 HBM_GIB, USD_PER_GPU_HOUR, GUARD = 192.0, 2.1, 0.05
 LIMITS = Limits(ttft_p95_s=5.0)
 
@@ -340,7 +343,7 @@ class World:
         bound = rate * math.exp(saturation)
         if spec.incumbent_req_per_s is not None and bound < spec.incumbent_req_per_s:
             return TrialResult(spec.id, "pruned", ttft_p95_s=4.0, bound_req_per_s=bound, gpu_seconds=600.0)
-        return _measured(spec, rate * math.exp(noise))
+        return _measured(spec, rate * math.exp(noise), saturation=bound)
 
     @staticmethod
     def _confirm(spec: TrialSpec, rate: float) -> TrialResult:
@@ -373,11 +376,12 @@ class World:
         }
 
 
-def _measured(spec: TrialSpec, rate: float) -> TrialResult:
+def _measured(spec: TrialSpec, rate: float, saturation: float | None = None) -> TrialResult:
     return TrialResult(
         spec.id,
         "measured",
         capacity_req_per_s=rate,
+        saturation_req_per_s=saturation,
         ttft_p95_s=4.5,
         output_tokens_per_s=1000 * rate,
         start_up_s=300.0,
@@ -390,6 +394,11 @@ def _measured(spec: TrialSpec, rate: float) -> TrialResult:
 def _crash(spec: TrialSpec, kind: str, *, recognised: bool) -> TrialResult:
     failure = Failure("configuration", kind, "the engine ended before it was ready", recognised=recognised)
     return TrialResult(spec.id, "failed", failure=failure, gpu_seconds=300.0 * spec.gpus, node="lab-1", simulated=True)
+
+
+def shown(spec: TrialSpec, result: TrialResult, elapsed_s: float) -> float | None:
+    """What a running trial has shown of its capacity by now: the saturated throughput, once it is known."""
+    return result.saturation_req_per_s if elapsed_s >= SHOWN_AFTER * duration_s(spec) else None
 
 
 def duration_s(spec: TrialSpec) -> float:

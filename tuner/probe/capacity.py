@@ -72,6 +72,7 @@ class CapacitySearch:
         self._held: LevelTally | None = None
         self._retested = False
         self._gaps = 0
+        self._at_most: float | None = None
 
     # --- the driver's side
 
@@ -161,6 +162,7 @@ class CapacitySearch:
         bound = min(rate * SATURATION_SLACK, ceiling * CEILING_SLACK if ceiling is not None else math.inf)
         if self.settings.incumbent_req_per_s is not None and bound < self.settings.incumbent_req_per_s:
             return self._end(Ending("pruned", f"saturates at {rate:.3g} req/s", bound=bound))
+        self._at_most = self.book.current.capacity_at_most_req_per_s = bound
         return self._prepare(self._ladder.first())
 
     # --- between levels
@@ -235,8 +237,11 @@ class CapacitySearch:
     def _rejected(self, verdict: LevelVerdict) -> list[Command]:
         tally = self.book.current
         burst = verdict == "misses" and tally.decided < RETEST_BELOW and tally.missed < RETEST_MISSES
+        again = burst and not self._retested
+        if not again:
+            self._at_most = min(self._at_most or math.inf, self._rate)
         self._close(verdict)
-        if burst and not self._retested:
+        if again:
             self._retested = True
             return self._prepare(self._rate)
         return self._follow(self._ladder.missed(self._rate))
@@ -301,6 +306,7 @@ class CapacitySearch:
         return Ending("measured", reason, low=self._ladder.low, high=high)
 
     def _close(self, verdict: LevelVerdict) -> None:
+        self.book.current.capacity_at_most_req_per_s = self._at_most
         self.book.close_level(verdict)
         self._testing = None
 

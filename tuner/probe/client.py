@@ -234,6 +234,8 @@ class StreamClient:
         if first_token_s is None and error is None:
             # The tokens made no text (held-back bytes, special tokens): the end of the answer shows them.
             first_token_s = answer.finish_s if answer.finish_s is not None else done_s
+        if error is None and first_token_s is not None:
+            self.gathering.answered(answer.chunks, done_s - first_token_s)
         return RequestRecord(
             index=order.index,
             level=order.level,

@@ -104,6 +104,8 @@ class LevelTally:
         self.end_s: float | None = None
         self.verdict_word: LevelVerdict = "undecided"
         self.spoilt = ""
+        self.capacity_at_most_req_per_s: float | None = None
+        """What this level and those before have shown of the capacity."""
         self.fills = False
         """Whether the level only brings the server to a load; nothing is judged by it."""
         sprt = sprt or Sprt()
@@ -236,6 +238,7 @@ class LevelTally:
             output_tokens_per_s=sum(r.output_tokens for r in ended) / max(end_s - self.start_s, 1e-9),
             verdict=self.verdict_word,
             invalid_reason=self.spoilt if self.verdict_word == "invalid" else "",
+            capacity_at_most_req_per_s=self.capacity_at_most_req_per_s,
         )
 
 

@@ -17,6 +17,7 @@ class Level:
     `requests` counts those scheduled in the level and decided, `misses` those that broke a latency limit or failed.
     TTFT is from the scheduled send time; p95 is None when more than 5 % failed to produce a token. An `invalid` level
     was spoilt by the load client itself, as `invalid_reason` says: neither fast nor slow.
+    `capacity_at_most_req_per_s` is what it and the levels before have shown of the capacity; None: nothing.
     """
 
     level: int
@@ -35,6 +36,7 @@ class Level:
     output_tokens_per_s: float
     verdict: Literal["holds", "misses", "saturates", "undecided", "invalid"]
     invalid_reason: str = ""
+    capacity_at_most_req_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from tuner.probe.client import StreamClient
 from tuner.probe.confirm import ConfirmSettings, RateConfirmation
 from tuner.probe.control import EngineControl, EngineUnreachable, effective_settings, total_max_running
 from tuner.probe.driver import Driver, DriveReport, Surroundings, drive
-from tuner.probe.events import ClosedLoop, Command, OpenLoop, Stop
+from tuner.probe.events import ClosedLoop, Command, Hold, OpenLoop, Stop
 from tuner.probe.gaps import gap_quantile_s
 from tuner.probe.gates import Invalid, Offered, gates
 from tuner.probe.measurement import Level, Measurement
@@ -261,12 +261,13 @@ class _Teller:
         self._level = -1
 
     def __call__(self, command: Command) -> None:
-        if not isinstance(command, Stop) and command.level == self._level:
+        # A pause follows the level that has just ended: what it has shown is told before the next one begins.
+        if not isinstance(command, (Stop, Hold)) and command.level == self._level:
             return
         for level in self._search.ended_levels[self._told :]:
             self._watch.on_level(level)
             self._told += 1
-        if isinstance(command, Stop):
+        if isinstance(command, (Stop, Hold)):
             return
         self._level = command.level
         if isinstance(command, OpenLoop):

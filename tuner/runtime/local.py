@@ -223,7 +223,7 @@ class LocalRuntime:
         elif line.kind == "level":
             level = Level(**line.value)
             run.levels.append(level)
-            self._notices.append(Stage(run.spec.id, level_text(level)))
+            self._notices.append(Stage(run.spec.id, level_text(level), level.capacity_at_most_req_per_s))
         elif line.kind == "result":
             with suppress(ValueError, TypeError, KeyError):  # a torn line: the same as no result
                 run.result = TrialResult.from_json(line.value)

@@ -17,10 +17,15 @@ Fate = Literal["running", "finished", "gone"]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where a running trial stands, for people: `starting`, `loading weights`, `level 2.1 req/s: p95 1.2 s`..."""
+    """Where a running trial stands, for people: `starting`, `loading weights`, `level 2.1 req/s: p95 1.2 s`...
+
+    `capacity_at_most_req_per_s` is what it has shown by then: with several trials at once the next one is chosen
+    while this one runs. A runtime that does not know it leaves it out.
+    """
 
     trial_id: str
     text: str
+    capacity_at_most_req_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

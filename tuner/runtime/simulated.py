@@ -37,6 +37,12 @@ class _Run:
     started_s: float
     result: TrialResult | None = None
     ends_s: float = 0.0
+    stages: deque[tuple[float, Stage]] = field(default_factory=deque)
+
+    @property
+    def next_s(self) -> float:
+        """When it has something to tell."""
+        return self.stages[0][0] if self.stages else self.ends_s
 
 
 @dataclass(slots=True)
@@ -66,24 +72,27 @@ class SimulatedRuntime:
         self._waiting.append(spec.id)
 
     def poll(self, timeout_s: float) -> Sequence[Notice]:
-        """Compute one started trial, or let the earliest computed one end, however late it is if there is time to wait.
+        """Compute one started trial, or let the earliest computed one tell of a level or end.
 
-        With none, the virtual time passes.
+        However late that is, if there is time to wait. With none, the virtual time passes.
         """
         while self._waiting:
             run = self._runs.get(self._waiting.popleft())
             if run is not None and run.result is None:
                 run.result, lasted_s = simulate(run.spec, self.world, self.traffic)
                 run.ends_s = run.started_s + lasted_s
-                return [Stage(run.spec.id, _stage(run.result, lasted_s))]
+                run.stages.extend((run.started_s + at_s, stage) for at_s, stage in stages(run.result, lasted_s))
+                return [Stage(run.spec.id, f"{lasted_s / 60:.0f} min virtual")]
         running = [run for run in self._runs.values() if run.result is not None and run.ends_s >= 0]
         if not running:
             self._now_s += timeout_s
             return []
-        first = min(running, key=lambda run: (run.ends_s, run.spec.id))
-        if timeout_s <= 0 and first.ends_s > self._now_s:
+        first = min(running, key=lambda run: (run.next_s, run.spec.id))
+        if timeout_s <= 0 and first.next_s > self._now_s:
             return []
-        self._now_s = max(self._now_s, first.ends_s)
+        self._now_s = max(self._now_s, first.next_s)
+        if first.stages:
+            return [first.stages.popleft()[1]]
         first.ends_s = -1.0
         assert first.result is not None
         return [Ended(first.spec.id, first.spec.attempt, first.result)]
@@ -109,10 +118,18 @@ class SimulatedRuntime:
         self._waiting.clear()
 
 
-def _stage(result: TrialResult, lasted_s: float) -> str:
-    """Where it stands when its virtual time is about to be over."""
-    last = f"{level_text(result.levels[-1])}; " if result.levels else ""
-    return f"{last}{lasted_s / 60:.0f} min virtual"
+def stages(result: TrialResult, lasted_s: float) -> list[tuple[float, Stage]]:
+    """What a trial of so many virtual seconds tells of its levels, and how long after its start. Pure."""
+    if not result.levels:
+        return []
+    loaded_s = max(level.start_s + level.duration_s for level in result.levels)
+    began_s = lasted_s - STOP_S - loaded_s
+    found = []
+    for level in result.levels:
+        at_s = began_s + level.start_s + level.duration_s
+        text = f"{level_text(level)}; {at_s / 60:.0f} of {lasted_s / 60:.0f} min virtual"
+        found.append((at_s, Stage(result.id, text, level.capacity_at_most_req_per_s)))
+    return found
 
 
 def simulate(spec: TrialSpec, world: int, traffic: Traffic | None = None) -> tuple[TrialResult, float]:

@@ -103,12 +103,19 @@ class Floor:
             flight = self.flights.get(notice.trial_id)
             if isinstance(notice, Stage):
                 if flight:
-                    self.on_event(TrialStage(flight.number, notice.trial_id, notice.text, flight.confirmation))
+                    self._take(flight, notice)
             elif flight is None:
                 self.runtime.release(notice.trial_id)
             elif notice.attempt == flight.spec.attempt:
                 ended.append((flight, self._land(flight, notice)))
         return ended
+
+    def _take(self, flight: Flight, stage: Stage) -> None:
+        """Where it stands is for people; what it has shown is for the trials chosen when others end before it."""
+        self.on_event(TrialStage(flight.number, stage.trial_id, stage.text, flight.confirmation))
+        shown = stage.capacity_at_most_req_per_s
+        if shown is not None and not flight.confirmation and len(self.flights) > 1:
+            flight.recorder.note_shown(flight.number, flight.spec, shown)
 
     def _land(self, flight: Flight, notice: Ended) -> PastTrial:
         trial = flight.recorder.finish(flight.number, flight.spec, notice.result)

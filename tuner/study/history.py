@@ -21,6 +21,8 @@ PastState = Literal["running", "measured", "infeasible", "pruned", "failed", "in
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 SAME_AS = "same_as"
 """Trial attribute: the number of the earlier trial that ran the same settings."""
+SHOWN = "shown"
+"""Trial attribute: what a running trial has shown of its cost; of no account once it has ended."""
 PRICES = "usd_per_hour"
 """Study attribute: fingerprint -> USD per hour, where the price changed since the trial ran."""
 
@@ -29,11 +31,11 @@ PRICES = "usd_per_hour"
 class PastTrial:
     """A trial as the study knows it.
 
-    `usd_per_million` is the measured cost, `bound_usd_per_million` the least a pruned or infeasible one can cost;
-    both at today's price. `spec` and `result` are the stored JSON documents. `counted` trials told the study
-    something; a lost or doubtful one did not. `same_as` is an earlier trial of another configuration whose engine ran
-    with the same settings in the end. `proposal` is what the sampler believed of it beforehand.
-    `price_factor` is today's price over the one it ran at.
+    `usd_per_million` is the measured cost, `bound_usd_per_million` the least a pruned or infeasible one can cost, or a
+    running one by what it has shown; both at today's price. `spec` and `result` are the stored JSON documents.
+    `counted` trials told the study something; a lost or doubtful one did not. `same_as` is an earlier trial of another
+    configuration whose engine ran with the same settings in the end. `proposal` is what the sampler believed of it
+    beforehand. `price_factor` is today's price over the one it ran at.
     """
 
     number: int
@@ -134,11 +136,18 @@ def past(trial: FrozenTrial) -> PastTrial:
         spec=attrs.get("spec"),
         result=attrs.get("result"),
         usd_per_million=attrs.get("usd_per_million_output_tokens") if state == "measured" else None,
-        bound_usd_per_million=attrs.get("bound_usd_per_million_output_tokens"),
+        bound_usd_per_million=_shown(attrs) if state == "running" else attrs.get("bound_usd_per_million_output_tokens"),
         failure=attrs.get("failure"),
         same_as=attrs.get(SAME_AS),
         proposal=attrs.get("proposal") or {},
     )
+
+
+def _shown(attrs: Mapping[str, Any]) -> float | None:
+    """The bound its present attempt has shown."""
+    shown = attrs.get(SHOWN) or {}
+    attempt = (attrs.get("spec") or {}).get("attempt")
+    return shown.get("bound_usd_per_million") if shown.get("attempt") == attempt else None
 
 
 def _state(trial: FrozenTrial) -> PastState:

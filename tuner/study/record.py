@@ -2,11 +2,12 @@
 
     ask        -> a RUNNING trial with its parameters, and config, fingerprint, origin, proposal
     spec       -> the one attribute with everything needed to run; only now may the runtime start it
+    shown      -> what it has shown while it runs, where that is of use: only the sampler reads it, until it has ended
     result     -> what the runtime reported; from here on the trial is never run again
     tell       -> constraints, figures and bound, derived from `result`, and the state; nothing is written afterwards
 
-Each is one commit. At resume: RUNNING without spec never ran; with spec it may run; with result it only needs the
-rest of its story. Knows nothing of runtimes, budgets or samplers' choices.
+Each is one commit; `shown` may come often or never. At resume: RUNNING without spec never ran; with spec it may run;
+with result it only needs the rest of its story. Knows nothing of runtimes, budgets or samplers' choices.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 
 from tuner.space.config import Scalar, ServingConfig
-from tuner.study.history import PRICES, SAME_AS, PastTrial, past, read_history, repriced, same_settings
+from tuner.study.history import PRICES, SAME_AS, SHOWN, PastTrial, past, read_history, repriced, same_settings
 from tuner.study.params import distributions
 from tuner.study.problem import TokenWeights, coordinates
+from tuner.study.score import bound_cost
 from tuner.study.storage import Storage
 from tuner.study.verdict import Verdict, judge, stored_result
 from tuner.study.writer import Writer
@@ -111,6 +113,15 @@ class Recorder:
     def commit(self, number: int, spec: TrialSpec) -> None:
         """From here on the trial may be started; a further attempt replaces the former."""
         self._set(number, "spec", spec.as_json())
+
+    def note_shown(self, number: int, spec: TrialSpec, capacity_at_most_req_per_s: float) -> None:
+        """A running trial cannot serve more than this; what says no more than was known is not written."""
+        rate = capacity_at_most_req_per_s
+        least = bound_cost(rate, spec.usd_per_hour, spec.guard, self._weights, spec.workload)
+        known = self.history()[number]
+        if known.result is None and least > (known.bound_usd_per_million or 0.0):
+            shown = {"attempt": spec.attempt, "bound_req_per_s": _rounded(rate), "bound_usd_per_million": least}
+            self._set(number, SHOWN, shown)
 
     def finish(self, number: int, spec: TrialSpec, result: TrialResult) -> PastTrial:
         """Store the result, then derive and tell the rest. A stored result wins over the given one."""

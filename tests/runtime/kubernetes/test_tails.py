@@ -54,7 +54,27 @@ def log_of(*records, first=1):
     ],
 )
 def test_the_last_whole_stage_or_level_of_this_attempt_is_what_a_trial_does(tail, says):
-    assert stage_of(SPEC, tail) == says
+    assert stage_of(SPEC, tail) == (Stage(SPEC.id, says) if says else None)
+
+
+def shown(rate):
+    return ("level", {**asdict(LEVEL), "capacity_at_most_req_per_s": rate})
+
+
+@pytest.mark.parametrize(
+    ("records", "at_most"),
+    [
+        ((BEGIN, LOADING), None),
+        ((BEGIN, HOLDS), None),  # an older runner's level
+        ((BEGIN, shown(3.2), ("stage", "level 2: 3.0 req/s")), 3.2),
+        ((BEGIN, shown(3.2), shown(3.0)), 3.0),
+        ((BEGIN, shown(3.2), HOLDS), 3.2),
+        ((OTHERS, shown(3.2), LOADING), None),  # of another attempt
+    ],
+)
+def test_the_last_level_says_what_the_trial_has_shown_of_its_capacity(records, at_most):
+    stage = stage_of(SPEC, log_of(*records))
+    assert (stage.capacity_at_most_req_per_s if stage else None) == at_most
 
 
 # --- whose turn it is
@@ -98,7 +118,8 @@ def trials_at(site, *pods):
 def read_for(tails, trials, seconds, every_s=2.5):
     """Ask at every look, as the runtime does; what was told, in order."""
     found = [tails.read_next(trials, every_s * look) for look in range(int(seconds / every_s) + 1)]
-    return [(trial.runs_in, said) for trial, said in filter(None, found)]
+    runs_in = {trial.spec.id: trial.runs_in for trial in trials}
+    return [(runs_in[stage.trial_id], stage.text) for stage in filter(None, found)]
 
 
 def test_every_running_trial_has_its_turn_and_only_news_is_told():
@@ -108,7 +129,11 @@ def test_every_running_trial_has_its_turn_and_only_news_is_told():
     assert read_for(tails, trials, 25) == [(pod, LOADING[1]) for pod in "abc"]
     assert site.asked == ["a", "b", "c", "a", "b", "c"], "one every other look"
     site.logs["b"] = log_of(WARMING)
-    assert [tails.read_next(trials, 30.0 + 5 * n) for n in range(3)] == [None, (trials[1], WARMING[1]), None]
+    assert [tails.read_next(trials, 30.0 + 5 * n) for n in range(3)] == [
+        None,
+        Stage(trials[1].spec.id, WARMING[1]),
+        None,
+    ]
 
 
 def test_thirty_two_trials_cost_one_request_in_five_seconds():

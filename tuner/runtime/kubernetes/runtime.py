@@ -373,9 +373,8 @@ class KubernetesRuntime:
             self._notices.append(Stage(trial.spec.id, stage))
 
     def _read_a_tail(self) -> None:
-        if not self._finished and (read := self._tails.read_next(self._trials.values(), self._clock())):
-            trial, said = read
-            self._notices.append(Stage(trial.spec.id, said))
+        if not self._finished and (stage := self._tails.read_next(self._trials.values(), self._clock())):
+            self._notices.append(stage)
 
     def _fate(self, trial_id: str) -> Fate:
         trial = self._trials.get(trial_id)

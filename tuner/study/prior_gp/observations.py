@@ -5,7 +5,7 @@
     infeasible      it starts, it does not serve
     failed (configuration)  it does not start
     raced out       log cost a little above the bound, with noise of its own; it starts, it serves
-    running         believed, not known
+    running         believed, not known; once it has shown a bound: that too, and it starts
     lost, invalid, abandoned, outside the grid: nothing
 
 Pure. Knows no kernel.
@@ -79,6 +79,9 @@ def observe(history: Sequence[PastTrial], index: Mapping[str, int]) -> Observati
         tried.add(i)
         if not trial.finished:
             running.append(i)
+            if shown := _bound(i, trial):
+                costs += shown
+                starts[i] = True
         elif trial.counted:
             starts[i] = trial.state != "failed"
             if trial.state != "failed":
@@ -125,9 +128,12 @@ def _keep(labels: Labels, without: Codes) -> Labels:
 def _cost(i: int, trial: PastTrial) -> list[tuple[int, float, bool]]:
     if trial.state == "measured" and trial.usd_per_million and math.isfinite(trial.usd_per_million):
         return [(i, math.log(trial.usd_per_million), False)]
-    if trial.state == "pruned" and trial.bound_usd_per_million and math.isfinite(trial.bound_usd_per_million):
-        return [(i, math.log(trial.bound_usd_per_million), True)]
-    return []
+    return _bound(i, trial) if trial.state == "pruned" else []
+
+
+def _bound(i: int, trial: PastTrial) -> list[tuple[int, float, bool]]:
+    bound = trial.bound_usd_per_million
+    return [(i, math.log(bound), True)] if bound and math.isfinite(bound) else []
 
 
 def _costs(found: Sequence[tuple[int, float, bool]]) -> Costs:
