@@ -193,6 +193,31 @@ def test_an_interrupted_run_says_what_it_measured_and_is_exit_130(tmp_path, load
     assert 0 < len(rows_at.read_text().splitlines()) <= document["requests"]
 
 
+def test_an_endpoint_with_a_key_is_measured_and_the_key_is_nowhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENDPOINT_KEY", f"{SECRET}\n")
+    load = (*SIZE, "--rate", 20, "--duration", 1, "--json", "--records", tmp_path / "rows")
+    with serving(LoopbackEngine(api_key=SECRET)) as url:
+        said = tuner("probe", "--url", url, *load, "--api-key-env", "ENDPOINT_KEY")
+        without = tuner("probe", "--url", url, *load)
+    document = json.loads(said.out)
+    assert (document["errors"], document["requests"] > 0) == (0, True)
+    assert document["request"]["api_key_env"] == "ENDPOINT_KEY"
+    assert SECRET not in said.out + said.err + (tmp_path / "rows").read_text()
+    assert without.code == 4
+    assert "401" in without.out, "it says why"
+
+
+@pytest.mark.parametrize("value", [None, "", "  ", "two words", "line\nbreak", "schl\u00fcssel"])
+def test_a_key_that_is_none_is_refused_and_not_shown(monkeypatch, value):
+    if value is not None:
+        monkeypatch.setenv("ENDPOINT_KEY", value)
+    said = tuner("probe", "--url", "http://h:1", *SIZE, "--rate", 1, "--api-key-env", "ENDPOINT_KEY")
+    assert (said.code, said.out) == (2, "")
+    assert "--api-key-env ENDPOINT_KEY" in said.err
+    assert not (value or "").strip() or value not in said.err
+    assert len(said.err.splitlines()) == 1
+
+
 def test_nobody_at_the_url_is_exit_5():
     said = tuner("probe", "--url", "http://127.0.0.1:9", *SIZE, "--rate", 1)
     assert (said.code, said.out) == (5, "")

@@ -31,6 +31,7 @@ class LoopbackEngine:
     caches: bool = True
     reports_cached: bool = True
     miscounts: int = 0
+    api_key: str = ""
     fault: Callable[[int], str] = lambda number: ""
     requests: int = 0
     dead: bool = False
@@ -69,6 +70,9 @@ class LoopbackEngine:
                 method, path, _ = head.split(" ", 2)
                 length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
                 body = await reader.readexactly(int(length[1])) if length else b""
+                if self.api_key and path != "/health" and f"Authorization: Bearer {self.api_key}" not in head:
+                    self._plain(writer, 401, b'{"error":"Unauthorized"}')
+                    continue
                 await self._answer(method, path, body, writer)
         except (asyncio.IncompleteReadError, ConnectionError, RuntimeError):  # uvloop: writing to a torn connection
             pass

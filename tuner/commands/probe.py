@@ -31,6 +31,9 @@ def probe(
     prompts: Annotated[Path | None, typer.Option("--prompts", help="Your own prompts, JSON Lines.")] = None,
     trace: Annotated[Path | None, typer.Option("--trace", help="A trace in Mooncake's format, JSON Lines.")] = None,
     block_tokens: Annotated[int, typer.Option("--block-tokens", help="Tokens of one hash id of the trace.")] = 512,
+    api_key_env: Annotated[
+        str | None, typer.Option("--api-key-env", help="Variable that holds the endpoint's API key.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of prompts and arrivals.")] = 0,
     records: Annotated[Path | None, typer.Option("--records", help="Write one JSON line per request here.")] = None,
     selftest: Annotated[bool, typer.Option("--selftest", help="How many chunks/s this client can take.")] = False,
@@ -47,7 +50,7 @@ def probe(
     request = probe_request(
         url, input_tokens, output_tokens, rate, concurrency, ttft_p95, find_capacity=find_capacity, model=model,
         cached_fraction=cached_fraction, duration_s=duration, arrivals=arrivals, seed=seed, records=records,
-        prompts=prompts, trace=trace, block_tokens=block_tokens,
+        prompts=prompts, trace=trace, block_tokens=block_tokens, api_key_env=api_key_env,
     )  # fmt: skip
     answer = run_probe(request, say)
     if as_json:

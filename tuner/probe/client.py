@@ -65,6 +65,7 @@ class StreamClient:
     """Sends requests to one path of one server and keeps its connections.
 
     `first_token_s` is how long the first token, and later any next one, may take; `request_s` the whole answer.
+    `api_key` goes with every request and is kept nowhere else.
     `messages` keeps one sentence of the server per error word; without `quote` none of those it wrote into an answer.
     """
 
@@ -76,14 +77,16 @@ class StreamClient:
         first_token_s: float = 600.0,
         request_s: float = 3600.0,
         quote: bool = True,
+        api_key: str = "",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         url = urlsplit(base_url)
         if url.scheme != "http" or url.hostname is None:
             raise ValueError(f"{base_url}: the load client speaks plain http to an explicit host")
         self._host, self._port = url.hostname, url.port or 80
+        allowed = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
         self._head = (
-            f"POST {path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Type: application/json\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Type: application/json\r\n{allowed}"
             "Accept: text/event-stream\r\nContent-Length: "
         ).encode()
         self._first_token_s, self._request_s = first_token_s, request_s

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ STEADY_S = 60.0
 class ProbeRequest:
     """What to measure. One of `rate_req_per_s`, `concurrency` and `ttft_p95_s` (find the capacity) is set.
 
-    `duration_s` None: a minute for a steady load, up to half an hour for a capacity search.
+    `duration_s` None: a minute for a steady load, up to half an hour for a capacity search. `api_key_env` names the
+    variable that holds the endpoint's key.
     """
 
     url: str
@@ -57,6 +59,7 @@ class ProbeRequest:
     prompts: Path | None = None
     trace: Path | None = None
     block_tokens: int = BLOCK_TOKENS
+    api_key_env: str | None = None
 
     @property
     def finds_capacity(self) -> bool:
@@ -134,8 +137,25 @@ def check(request: ProbeRequest) -> None:
     if request.arrivals not in get_args(Arrivals):
         raise UsageError(f"--arrivals {request.arrivals}: must be one of {', '.join(get_args(Arrivals))}")
     _check_source(request)
+    api_key_of(request)
     if request.records is not None and not request.records.parent.is_dir():
         raise UsageError(f"--records {request.records}: no such folder")
+
+
+def api_key_of(request: ProbeRequest) -> str:
+    """The endpoint's key, "" where it needs none.
+
+    Raises:
+        UsageError: the variable is not set, or holds what no header can.
+    """
+    if request.api_key_env is None:
+        return ""
+    key = os.environ.get(request.api_key_env, "").strip()
+    if not key:
+        raise UsageError(f"--api-key-env {request.api_key_env}: this variable is not set, or empty")
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise UsageError(f"--api-key-env {request.api_key_env}: what this variable holds is no key (one ASCII word)")
+    return key
 
 
 def _check_source(request: ProbeRequest) -> None:
@@ -186,6 +206,7 @@ async def probe_endpoint(request: ProbeRequest, watch: Watch) -> ProbeAnswer:
         watch=watch,
         model=request.model,
         estimate=True,
+        api_key=api_key_of(request),
     )
     records = made[-1].book.flights.records if made else []
     if request.records is not None:

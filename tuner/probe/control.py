@@ -51,8 +51,9 @@ def _foreign_errors(what: str) -> Iterator[None]:
 class EngineControl:
     """One engine's side channels; use as an async context manager."""
 
-    def __init__(self, base_url: str, timeout_s: float = TIMEOUT_S) -> None:
-        self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout_s, trust_env=False)
+    def __init__(self, base_url: str, timeout_s: float = TIMEOUT_S, api_key: str = "") -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout_s, trust_env=False, headers=headers)
 
     async def __aenter__(self) -> EngineControl:  # noqa: PYI034 - Self came with Python 3.11
         return self

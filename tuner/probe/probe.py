@@ -146,6 +146,7 @@ async def measure(
     model: str | None = None,
     traffic: Traffic | None = None,
     estimate: bool = False,
+    api_key: str = "",
 ) -> ProbeReport:
     """Prepare the engine, drive the search that `make_search` makes of a prepared engine and the seconds left, sum up.
 
@@ -154,7 +155,7 @@ async def measure(
     watch = watch or Watch()
     began_s = time.perf_counter()
     stream = stream_of(workload, seed, traffic)
-    async with EngineControl(base_url) as control:
+    async with EngineControl(base_url, api_key=api_key) as control:
         clients: list[StreamClient] = []
 
         def client_for(path: str) -> StreamClient:
@@ -162,7 +163,14 @@ async def measure(
             private = traffic is not None and traffic.kind == "file"
             request_s = first_token_s + probe_s
             clients.append(
-                StreamClient(base_url, path, first_token_s=first_token_s, request_s=request_s, quote=not private)
+                StreamClient(
+                    base_url,
+                    path,
+                    first_token_s=first_token_s,
+                    request_s=request_s,
+                    quote=not private,
+                    api_key=api_key,
+                )
             )
             return clients[-1]
 
