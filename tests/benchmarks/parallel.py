@@ -42,20 +42,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quality", default="weak")
     parser.add_argument(
-        "--first", type=int, default=1000, help="the first seed; those from 30000 on are the final ones"
+        "--first", type=int, nargs="+", default=[1000], help="the first seed; those from 30000 on are the final ones"
     )
-    parser.add_argument("--worlds", type=int, default=200)
+    parser.add_argument("--worlds", type=int, nargs="+", default=[200], help="as many numbers as first seeds")
     parser.add_argument("--parallel", type=int, default=4)
     parser.add_argument("--trials", type=int, default=20)
     asked = parser.parse_args()
-    worlds = [World(seed, asked.quality) for seed in range(asked.first, asked.first + asked.worlds)]
+    if asked.trials < asked.parallel:
+        parser.error("--trials must be at least --parallel")
+    spans = [range(first, first + count) for first, count in zip(asked.first, asked.worlds, strict=True)]
+    worlds = [World(seed, asked.quality) for span in spans for seed in span]
     alone, several = (
         np.array([regrets(world, asked.trials, slots) for world in worlds]) for slots in (1, asked.parallel)
     )
     behind = asked.parallel - 1
-    print(
-        f"{asked.quality}, seeds {asked.first}..{asked.first + asked.worlds - 1}: median regret in %, and what is lost"
-    )
+    seeds = ", ".join(f"{span[0]}..{span[-1]}" for span in spans)
+    print(f"{asked.quality}, seeds {seeds}: median regret in %, and what is lost")
     for n in sorted({min(n, asked.trials) for n in (10, 15, 20, 40)}):
         one, more, less = alone[:, n - 1], several[:, n - 1], alone[:, n - 1 - behind]
         low, high = interval(one, more)
