@@ -190,6 +190,25 @@ def test_what_was_shown_is_at_todays_price(storage, recorder):
     assert trial.bound_usd_per_million == pytest.approx(2 * raced_out_bound(spec, 2.0))
 
 
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_changed_price_makes_no_bound_look_tighter_or_weaker(database, storage, factor):
+    owner = Ownership(storage, "demo")
+    owner.begin()
+    written = []
+    try:
+        former = Recorder(storage, "demo", dimensions(), TokenWeights(), Writer(owner))
+        number, spec = begin(former)
+        former.note_shown(number, spec, 2.0)
+        storage.backend.set_study_user_attr(1, "usd_per_hour", {spec.fingerprint: factor * spec.usd_per_hour})
+        recorder = Recorder(storage, "demo", dimensions(), TokenWeights(), Writer(owner, written.append))
+        for rate in (2.0, 1.9):
+            recorder.note_shown(number, spec, rate)
+    finally:
+        owner.release()
+    assert written == ["before shown", "after shown"], "the tighter one only"
+    assert stored(database, number).user_attrs["shown"]["bound_req_per_s"] == 1.9
+
+
 def test_finishing_twice_tells_once(database, recorder):
     number, spec = begin(recorder)
     first = recorder.finish(number, spec, measured(spec, 2.0))

@@ -81,7 +81,7 @@ class SimulatedRuntime:
             if run is not None and run.result is None:
                 run.result, lasted_s = simulate(run.spec, self.world, self.traffic)
                 run.ends_s = run.started_s + lasted_s
-                run.stages.extend((run.started_s + at_s, stage) for at_s, stage in stages(run.result, lasted_s))
+                run.stages.extend((run.started_s + at_s, stage) for at_s, stage in _stages(run.result, lasted_s))
                 return [Stage(run.spec.id, f"{lasted_s / 60:.0f} min virtual")]
         running = [run for run in self._runs.values() if run.result is not None and run.ends_s >= 0]
         if not running:
@@ -118,7 +118,7 @@ class SimulatedRuntime:
         self._waiting.clear()
 
 
-def stages(result: TrialResult, lasted_s: float) -> list[tuple[float, Stage]]:
+def _stages(result: TrialResult, lasted_s: float) -> list[tuple[float, Stage]]:
     """What a trial of so many virtual seconds tells of its levels, and how long after its start. Pure."""
     if not result.levels:
         return []

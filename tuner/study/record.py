@@ -119,7 +119,8 @@ class Recorder:
         rate = capacity_at_most_req_per_s
         least = bound_cost(rate, spec.usd_per_hour, spec.guard, self._weights, spec.workload)
         known = self.history()[number]
-        if known.result is None and least > (known.bound_usd_per_million or 0.0):
+        # What is known is at today's price, what is written at the one the trial began with.
+        if known.result is None and least * known.price_factor > (known.bound_usd_per_million or 0.0):
             shown = {"attempt": spec.attempt, "bound_req_per_s": _rounded(rate), "bound_usd_per_million": least}
             self._set(number, SHOWN, shown)
 
